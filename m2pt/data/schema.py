@@ -1,0 +1,161 @@
+"""What a data file says of itself, and what its samples look like once prepared (stdlib only)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from m2pt.data.config import MODALITIES, Modality
+
+DType = Literal["uint8", "int16", "float16", "float32"]
+
+_DTYPES: dict[Modality, tuple[DType, ...]] = {
+    "image": ("uint8", "float16", "float32"),
+    "audio": ("int16", "float32"),
+    "video": ("uint8", "float16", "float32"),
+    "point": ("float16", "float32"),
+}
+_AXES: dict[Modality, tuple[str, ...]] = {
+    "image": ("HWC", "HW"),
+    "audio": ("S",),
+    "video": ("THWC", "THW"),
+    "point": ("NX",),
+}
+_BYTES: dict[DType, int] = {"uint8": 1, "int16": 2, "float16": 2, "float32": 4}
+_EXAMPLE = (
+    '{"modality": "image", "dtype": "uint8", "shape": [64, 64, 3], "layout": "HWC RGB", '
+    '"classes": ["cat", "dog"]}'
+)
+
+
+class DataError(ValueError):
+    """The data cannot be used; the message names the file, the place, the rule and the remedy."""
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """How a waveform becomes log-mel frames.
+
+    A frame every 16 ms, each over 32 ms, zero-padded to twice that for the Fourier transform;
+    32 bands below 8 kHz of sample rate, 64 below 16 kHz, 128 above. The waveform is padded with
+    silence to a multiple of 16 frames, so that the usual patches fit.
+    """
+
+    rate: int
+    samples: int
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        return max(1, round(0.016 * self.rate))
+
+    @property
+    def window(self) -> int:
+        """Samples under one frame."""
+        return 2 * self.hop
+
+    @property
+    def bands(self) -> int:
+        """Number of mel bands, F."""
+        return 32 if self.rate < 8000 else 64 if self.rate < 16000 else 128
+
+    @property
+    def frames(self) -> int:
+        """Number of frames, T."""
+        return 16 * math.ceil(self.samples / self.hop / 16)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """One data set as stored: `shape` and `dtype` are those of one row of the column `data`."""
+
+    modality: Modality
+    dtype: DType
+    shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    sample_rate: int = 0
+
+    @property
+    def sample_bytes(self) -> int:
+        """Length of one row of the column `data`."""
+        return _BYTES[self.dtype] * math.prod(self.shape)
+
+    @property
+    def prepared_shape(self) -> tuple[int, ...]:
+        """Shape of one prepared sample, as in `DataInfo.shape`."""
+        if self.modality == "audio":
+            front = FrontEnd(self.sample_rate, self.shape[0])
+            return (1, front.frames, front.bands)
+        if self.modality == "point":
+            return self.shape
+        plain = {"image": 2, "video": 3}[self.modality]
+        channels = self.shape[plain] if len(self.shape) > plain else 1
+        return (channels, *self.shape[:plain])
+
+
+def parse(declared: Mapping[str, Any], file: str) -> Schema:
+    """The schema that the JSON object under the metadata key `dataset` declares.
+
+    Raises:
+        DataError: a key is missing or breaks its rule.
+    """
+    for key in ("modality", "dtype", "shape", "classes"):
+        if key not in declared:
+            raise DataError(
+                f"{file}: schema metadata `dataset` has no key {key!r}; "
+                f"write an object such as {_EXAMPLE}"
+            )
+    modality = _modality(declared["modality"], file)
+    if declared["dtype"] not in _DTYPES[modality]:
+        raise _bad(file, "dtype", f"one of {', '.join(_DTYPES[modality])} for {modality}", declared)
+    return Schema(
+        modality=modality,
+        dtype=declared["dtype"],
+        shape=_shape(modality, declared, file),
+        classes=_classes(declared, file),
+        sample_rate=_sample_rate(modality, declared, file),
+    )
+
+
+def _modality(value: object, file: str) -> Modality:
+    name = "point" if value == "pointcloud" else value
+    for modality in MODALITIES:
+        if name == modality:
+            return modality
+    raise _bad(file, "modality", f"one of {', '.join(MODALITIES)}", {"modality": value})
+
+
+def _shape(modality: Modality, declared: Mapping[str, Any], file: str) -> tuple[int, ...]:
+    shape, axes = declared["shape"], _AXES[modality]
+    rule = f"{len(axes[0])} whole numbers above 0 (axes {' or '.join(axes)}) for {modality}"
+    if not isinstance(shape, list) or len(shape) not in {len(names) for names in axes}:
+        raise _bad(file, "shape", rule, declared)
+    if not all(isinstance(size, int) and size > 0 for size in shape):
+        raise _bad(file, "shape", rule, declared)
+    if modality == "point" and shape[1] != 3:
+        raise _bad(file, "shape", "[points, 3] (x, y, z) for point", declared)
+    layout = str(declared.get("layout", axes[0])).split(" ")[0]
+    if modality in ("image", "video") and layout not in axes:
+        raise _bad(file, "layout", f"{' or '.join(axes)}: channels last", declared)
+    return tuple(shape)
+
+
+def _classes(declared: Mapping[str, Any], file: str) -> tuple[str, ...]:
+    classes = declared["classes"]
+    if not isinstance(classes, list) or len(classes) < 2 or len(set(classes)) != len(classes):
+        raise _bad(file, "classes", "a list of two or more distinct names", declared)
+    return tuple(str(name) for name in classes)
+
+
+def _sample_rate(modality: Modality, declared: Mapping[str, Any], file: str) -> int:
+    rate = declared.get("sample_rate", 0)
+    if modality == "audio" and not (isinstance(rate, int) and rate >= 1000):
+        raise _bad(file, "sample_rate", "samples per second, 1000 or more, for audio", declared)
+    return rate if modality == "audio" else 0
+
+
+def _bad(file: str, key: str, rule: str, declared: Mapping[str, Any]) -> DataError:
+    return DataError(
+        f"{file}: schema metadata `dataset`, key {key!r}: {rule}, "
+        f"but it is {declared.get(key)!r}; write the file again with it put right"
+    )

@@ -1,0 +1,66 @@
+"""Models of all modalities: timm's `VisionTransformer`, each with the tokenizer of its modality."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from m2pt.data.config import DataInfo
+from m2pt.models.config import ModelConfig
+from m2pt.models.point import PointEmbed
+from m2pt.models.tokens import token_grid
+from m2pt.models.video import TubeletEmbed
+
+
+def build_model(config: ModelConfig, info: DataInfo, *, seed: int) -> nn.Module:
+    """A timm `VisionTransformer` for samples as `info` says: (B, *shape) -> logits (B, classes).
+
+    Blocks are timm's for every modality, tokens are averaged, and there is no class token. Image
+    and audio (frames x mel bands, one channel) have timm's own `PatchEmbed`, video has tubelets,
+    both with a learned position per token; points have groups whose position is an MLP of their
+    centre. Equal arguments give identical weights (float32, on the CPU), and no random number of
+    the caller's is used up.
+
+    Raises:
+        ValueError: the tokenizer does not fit the samples.
+    """
+    token_grid(config.tokenizer, info)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # the CPU's alone: torch.manual_seed sets all
+        model: nn.Module = VisionTransformer(
+            num_classes=info.classes,
+            global_pool="avg",
+            class_token=False,
+            embed_dim=config.width,
+            depth=config.depth,
+            num_heads=config.heads,
+            mlp_ratio=config.mlp_ratio,
+            qkv_bias=config.qkv_bias,
+            drop_path_rate=config.drop_path,
+            **_embedding(config, info),
+        )
+        if info.modality == "point":
+            _point_embed(model).reset_linears()
+    return model
+
+
+def _embedding(config: ModelConfig, info: DataInfo) -> dict[str, Any]:
+    """What `VisionTransformer` is told of the tokens."""
+    tokenizer, shape = config.tokenizer, info.shape
+    if info.modality == "point":
+        embed = partial(PointEmbed, groups=tokenizer.groups, group_size=tokenizer.group_size)
+        return {"embed_layer": embed, "pos_embed": "none", "in_chans": 3}
+    plain = {"img_size": shape[-2:], "patch_size": tokenizer.patch, "in_chans": shape[0]}
+    if info.modality == "video":
+        video = partial(TubeletEmbed, frames=shape[1], tubelet=tokenizer.tubelet)
+        return {"embed_layer": video, **plain}
+    return {"embed_layer": PatchEmbed, **plain}
+
+
+def _point_embed(model: nn.Module) -> PointEmbed:
+    embed = model.patch_embed
+    assert isinstance(embed, PointEmbed)
+    return embed

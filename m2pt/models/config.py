@@ -1,0 +1,76 @@
+"""The size of a model and of its tokens, as plain values (stdlib only)."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """How a sample becomes tokens; each modality reads the fields that it needs.
+
+    `patch`: edge of a square patch in pixels (image, video) or in frames and bands (audio).
+    `tubelet`: frames in one video patch. `groups`, `group_size`: how many groups of how many
+    neighbours a point cloud is cut into.
+
+    Raises:
+        ValueError: a field is below 1.
+    """
+
+    patch: int = 2
+    tubelet: int = 2
+    groups: int = 32
+    group_size: int = 16
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        for name in ("patch", "tubelet", "groups", "group_size"):
+            _at_least_one(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A vision transformer: `depth` pre-norm blocks of `width` channels with `heads` heads.
+
+    Raises:
+        ValueError: a field breaks its rule; the message names the field, the rule and the value.
+    """
+
+    width: int = 64
+    depth: int = 4
+    heads: int = 4
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    drop_path: float = 0.0
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "heads"):
+            _at_least_one(name, getattr(self, name))
+        if self.width % self.heads:
+            raise ValueError(
+                f"heads: must divide width ({self.width}), but it is {self.heads!r}; "
+                f"try {_nearest_divisor(self.width, self.heads)}"
+            )
+        if not (self.mlp_ratio > 0 and int(self.width * self.mlp_ratio) >= 1):
+            raise ValueError(
+                "mlp_ratio: above 0, with at least one hidden channel, "
+                f"but it is {self.mlp_ratio!r}; 4.0 is usual"
+            )
+        if not 0.0 <= self.drop_path < 1.0:
+            raise ValueError(
+                "drop_path: a probability from 0 up to but without 1, "
+                f"but it is {self.drop_path!r}; 0.1 is usual"
+            )
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name}: a whole number of 1 or more, but it is {value!r}")
+
+
+def _nearest_divisor(number: int, wanted: int) -> int:
+    divisors = [n for n in range(1, number + 1) if number % n == 0]
+    return min(divisors, key=lambda n: abs(n - wanted))

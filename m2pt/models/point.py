@@ -1,0 +1,104 @@
+"""Point clouds to tokens: one token per group of neighbours.
+
+B: batch, N: points, G: groups, K: points in a group, D: width of the model.
+"""
+
+import torch
+from torch import Tensor, nn
+
+_HIDDEN = 64
+
+
+class PointEmbed(nn.Module):
+    """Groups a cloud (B, N, 3) and encodes each group: tokens (B, G, D), position included.
+
+    Centres are drawn by farthest point sampling; each takes its K nearest points; a small PointNet
+    encodes their coordinates relative to the centre, and an MLP of the centre is the positional
+    embedding. Both are as in Point-MAE (reference: section 4.3), but with LayerNorm where that has
+    BatchNorm: statistics over a batch would differ with the number of workers, and would be one
+    more thing that a fused model has to carry.
+    """
+
+    def __init__(self, *, groups: int, group_size: int, embed_dim: int, **_unused: object) -> None:
+        """Further keywords are those that timm passes to every embedding; they are not needed."""
+        super().__init__()
+        self.groups = groups
+        self.group_size = group_size
+        self.num_patches = groups
+        self.lift = nn.Sequential(nn.Linear(3, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, _HIDDEN))
+        self.encode_points = nn.Sequential(
+            nn.Linear(2 * _HIDDEN, 2 * _HIDDEN),
+            nn.LayerNorm(2 * _HIDDEN),
+            nn.GELU(),
+            nn.Linear(2 * _HIDDEN, embed_dim),
+        )
+        self.position = nn.Sequential(
+            nn.Linear(3, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, embed_dim)
+        )
+
+    def reset_linears(self) -> None:
+        """Draws the linears as torch does.
+
+        timm draws every linear of a `VisionTransformer` with a deviation of 0.02, which leaves
+        next to nothing of inputs that are three small coordinates.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.reset_parameters()
+
+    def group(self, points_BN3: Tensor) -> tuple[Tensor, Tensor]:
+        """Relative coordinates (B, G, K, 3) and centres (B, G, 3); nothing here is learned."""
+        with torch.no_grad():
+            centres_BG3 = take_points(points_BN3, farthest_points(points_BN3, self.groups))
+            nearest_BGK = nearest_points(points_BN3, centres_BG3, self.group_size)
+            flat = take_points(points_BN3, nearest_BGK.flatten(1))
+            neighbours_BGK3 = flat.unflatten(1, (self.groups, self.group_size))
+            return neighbours_BGK3 - centres_BG3[:, :, None], centres_BG3
+
+    def encode(self, relative_BGK3: Tensor) -> Tensor:
+        """Tokens (B, G, D) of groups, without position; the order of the K points is of no matter.
+
+        Coordinates are first brought from the size of a group to about 1.
+        """
+        lifted_BGKE: Tensor = self.lift(relative_BGK3 * self.groups**0.5)
+        whole = lifted_BGKE.amax(dim=2, keepdim=True).expand_as(lifted_BGKE)
+        encoded_BGKD: Tensor = self.encode_points(torch.cat([whole, lifted_BGKE], dim=-1))
+        return encoded_BGKD.amax(dim=2)
+
+    def forward(self, points_BN3: Tensor) -> Tensor:
+        """Tokens (B, G, D)."""
+        relative_BGK3, centres_BG3 = self.group(points_BN3)
+        position: Tensor = self.position(centres_BG3)
+        return self.encode(relative_BGK3) + position
+
+
+def farthest_points(points_BN3: Tensor, count: int) -> Tensor:
+    """Indices (B, count) int64 by farthest point sampling.
+
+    It starts at the point farthest from the centroid, so no draw is involved and the order of the
+    points does not matter (but where distances are equal).
+    """
+    chosen = _square_distance(points_BN3, points_BN3.mean(dim=1, keepdim=True)).argmax(dim=1)
+    picked = [chosen]
+    nearest_BN = _square_distance(points_BN3, take_points(points_BN3, chosen[:, None]))
+    for _ in range(count - 1):
+        chosen = nearest_BN.argmax(dim=1)
+        picked.append(chosen)
+        there = take_points(points_BN3, chosen[:, None])
+        nearest_BN = torch.minimum(nearest_BN, _square_distance(points_BN3, there))
+    return torch.stack(picked, dim=1)
+
+
+def nearest_points(points_BN3: Tensor, centres_BG3: Tensor, count: int) -> Tensor:
+    """Indices (B, G, count) int64 of the points nearest to each centre, nearest first."""
+    distances_BGN = torch.cdist(centres_BG3, points_BN3)
+    return distances_BGN.topk(count, dim=2, largest=False).indices
+
+
+def take_points(points_BN3: Tensor, indices_BM: Tensor) -> Tensor:
+    """The points (B, M, 3) at `indices_BM`."""
+    return points_BN3.gather(1, indices_BM[:, :, None].expand(-1, -1, 3))
+
+
+def _square_distance(points_BN3: Tensor, there_B13: Tensor) -> Tensor:
+    return (points_BN3 - there_B13).square().sum(dim=2)

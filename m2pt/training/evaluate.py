@@ -1,0 +1,74 @@
+"""How well a model does on samples that it does not learn from."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics.functional.classification import multiclass_stat_scores
+
+from m2pt.data.samples import Samples
+from m2pt.training.batches import share
+from m2pt.training.numerics import arithmetic, contained, dtype_of
+from m2pt.training.recipe import Numerics
+from m2pt.training.world import World, sum_over
+
+
+def evaluate(
+    model: nn.Module,
+    samples: Samples,
+    batch_size: int,
+    numerics: Numerics,
+    *,
+    world: World = World(),  # noqa: B008  # a frozen value
+) -> dict[str, float]:
+    """`loss` (mean cross-entropy) and `accuracy` (0 to 1) over all samples.
+
+    Every rank calls this, computes its share in batches of `batch_size` and gets the same answer.
+    """
+    own = share(torch.arange(len(samples)), world.rank, world.size)
+    # loss summed over samples, correct predictions, samples; float64 adds up without a trace
+    sums = torch.zeros(3, dtype=torch.float64, device=world.device)
+    with contained(numerics, world.device):
+        for output, labels in _outputs(model, samples, own, batch_size, numerics, world.device):
+            scores = multiclass_stat_scores(
+                output, labels, output.shape[1], average="micro", validate_args=False
+            )
+            sums[0] += cross_entropy(output, labels, reduction="sum")
+            sums[1] += scores[0]
+            sums[2] += len(labels)
+    loss, correct, seen = sum_over(world, sums).tolist()
+    return {"loss": loss / seen, "accuracy": correct / seen}
+
+
+def logits(
+    model: nn.Module, samples: Samples, batch_size: int, numerics: Numerics, *, device: str = "cpu"
+) -> Tensor:
+    """Outputs (N, classes) for all samples in order, on the CPU, in float32 (fp64: float64)."""
+    everything = torch.arange(len(samples))
+    with contained(numerics, device):
+        outputs = _outputs(model, samples, everything, batch_size, numerics, device)
+        return torch.cat([output.cpu() for output, _ in outputs])
+
+
+def _outputs(
+    model: nn.Module,
+    samples: Samples,
+    indices: Tensor,
+    batch_size: int,
+    numerics: Numerics,
+    device: str,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(logits (B, classes), labels (B,)) batch by batch."""
+    dtype = dtype_of(numerics)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for start in range(0, len(indices), batch_size):
+                inputs, labels = samples.batch(indices[start : start + batch_size])
+                with arithmetic(numerics, device):
+                    output = model(inputs.to(device, dtype, non_blocking=True))
+                yield output.to(dtype), labels.to(device, non_blocking=True)
+    finally:
+        model.train(training)

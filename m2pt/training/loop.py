@@ -1,0 +1,278 @@
+"""The training loop: a generator of epoch reports.
+
+It trains and yields; it never saves, logs or knows where it runs (`session.drive` joins it to a
+place). All that it draws at random follows from (seed, epoch, rank), so a state needs no
+generators' states, and the same training resumed is the same bit for bit.
+"""
+
+from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from math import ceil
+from time import perf_counter
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from m2pt.data.samples import Dataset
+from m2pt.models.build import build_model
+from m2pt.pathway.config import Pathway
+from m2pt.pathway.reparam import attach_pathway, has_pathway, set_progress
+from m2pt.pathway.scale import value_learns_at
+from m2pt.training import metrics, snapshot
+from m2pt.training.batches import global_batches, micro_batches, steps_per_epoch
+from m2pt.training.evaluate import evaluate
+from m2pt.training.mixing import build_mix
+from m2pt.training.numerics import (
+    arithmetic,
+    compiled_graphs,
+    contained,
+    dtype_of,
+    runnable,
+    seed_everything,
+)
+from m2pt.training.optim import build_optimizer, rate_factor, set_rates
+from m2pt.training.recipe import TrainingConfig
+from m2pt.training.report import EpochReport as EpochReport
+from m2pt.training.state import State
+from m2pt.training.world import World, check_ready
+
+BlockWeights = Mapping[str, Tensor]
+
+
+class Training:
+    """One trial: a target, its pathway and its optimiser, `epoch` epochs along.
+
+    With `world.size` above 1 the caller has initialised the default process group, and every rank
+    makes the same calls.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        dataset: Dataset,
+        auxiliaries: Mapping[str, BlockWeights],
+        *,
+        target_weights: BlockWeights | None = None,
+        world: World = World(),  # noqa: B008  # a frozen value
+    ) -> None:
+        """Build the model from `config.seed`, or on `target_weights`, and attach `auxiliaries`.
+
+        Args:
+            config: everything that decides the result.
+            dataset: the data that `config.data` names, loaded.
+            auxiliaries: canonical block weights by name; empty for a baseline.
+            target_weights: canonical block weights that the target starts from.
+            world: this worker among all workers.
+
+        Raises:
+            ValueError: weights, pathway, recipe and data do not fit each other.
+            RuntimeError: a world of several workers without a process group.
+        """
+        check_ready(world)
+        _check_auxiliaries(config.pathway, auxiliaries)
+        self.config, self.world, self.epoch = config, world, 0
+        self._dataset, self._recipe = dataset, config.recipe
+        self._mix = build_mix(config.recipe, dataset.info)
+        self.model = build_model(config.model, dataset.info, seed=config.seed)
+        if target_weights is not None:
+            load_target(self.model, target_weights)
+        if config.pathway is not None:
+            attach_pathway(self.model, auxiliaries, config.pathway)
+        self.model.to(world.device, dtype_of(config.numerics))
+        self._optimizer = build_optimizer(self.model, config.recipe)
+        self._steps = steps_per_epoch(len(dataset.train), config.recipe.batch_size)
+        self._digests: dict[str, str] = {}
+
+    def epochs(self) -> Generator[EpochReport, None, None]:
+        """Train the epochs that are left, one report each; closing it early leaves no trace.
+
+        Raises:
+            FloatingPointError: a loss is no longer finite; names epoch and step.
+        """
+        numerics = self.config.numerics
+        with runnable(self.model, numerics, self.world) as (trained, evaluated):
+            while self.epoch < self._recipe.epochs:
+                # The process is its caller's again whenever this generator rests.
+                with contained(numerics, self.world.device):
+                    report = self._train_and_evaluate(trained, evaluated)
+                yield report
+
+    def capture(self) -> State:
+        """A copy of all that training changed so far. Talks to no other rank."""
+        return snapshot.take(
+            self.model,
+            self._optimizer,
+            config=self.config,
+            epoch=self.epoch,
+            digests=self._what_it_stands_on(),
+        )
+
+    def restore(self, state: State) -> None:
+        """Go on from `state`, on any number of workers; call it before `epochs`.
+
+        Raises:
+            ValueError: the state is not of this training; names what differs, changes nothing.
+        """
+        self.epoch = snapshot.put_back(
+            state,
+            self.model,
+            self._optimizer,
+            config=self.config,
+            digests=self._what_it_stands_on(),
+        )
+        self._set_progress(self.epoch * self._steps)
+
+    def _train_and_evaluate(self, trained: nn.Module, evaluated: nn.Module) -> EpochReport:
+        started = perf_counter()
+        numbers = {"train/loss": self._train(trained)}
+        self.epoch += 1
+        self._set_progress(self.epoch * self._steps)
+        trained_at = perf_counter()
+        found = evaluate(
+            evaluated,
+            self._dataset.validation,
+            self._evaluation_batch(),
+            self.config.numerics,
+            world=self.world,
+        )
+        metrics.check_finite(found["loss"], f"validation loss after epoch {self.epoch}")
+        numbers |= {f"val/{name}": value for name, value in found.items()}
+        numbers["learning_rate"] = self._recipe.learning_rate * self._factor(
+            self.epoch * self._steps - 1
+        )
+        if has_pathway(self.model):
+            numbers["pathway/norm_ratio"] = metrics.norm_ratio(self.model)
+        if self.config.numerics.compile:
+            numbers["compile/graphs"] = _compiled()
+        seconds = {"train": trained_at - started, "evaluate": perf_counter() - trained_at}
+        return EpochReport(
+            self.epoch, self._recipe.epochs, numbers, metrics.mean_scales(self.model), seconds
+        )
+
+    def _train(self, module: nn.Module) -> float:
+        """One pass over the training data; returns the mean loss of its samples."""
+        recipe, samples = self._recipe, self._dataset.train
+        seed_everything(self.world.device, self.config.seed, self.epoch, self.world.rank)
+        module.train()
+        losses = metrics.StepLosses(self._steps, self.world)
+        batches = global_batches(
+            len(samples), recipe.batch_size, seed=self.config.seed, epoch=self.epoch
+        )
+        for step, batch in enumerate(batches):
+            self._prepare_step(self.epoch * self._steps + step)
+            pieces = micro_batches(
+                batch, rank=self.world.rank, size=self.world.size, accumulate=recipe.accumulate
+            )
+            for number, (indices, weight) in enumerate(pieces, start=1):
+                with _no_exchange(module, last=number == len(pieces)):
+                    loss = self._loss(module, indices) * weight
+                    loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
+                losses.add(step, loss.detach())
+            if recipe.clip_grad is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad)
+            self._optimizer.step()
+            losses.note_size(step, len(batch))
+            losses.check(self.epoch + 1, step)
+        return losses.mean()
+
+    def _prepare_step(self, step: int) -> None:
+        progress = self._set_progress(step)
+        pathway = self.config.pathway
+        learns = pathway is None or value_learns_at(pathway.scale, progress)
+        set_rates(self._optimizer, self._factor(step), scales_learn=learns)
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _loss(self, module: nn.Module, indices: Tensor) -> Tensor:
+        """Loss summed over the samples of a micro-batch, in the type of the weights."""
+        numerics, device = self.config.numerics, self.world.device
+        inputs, labels = self._dataset.train.batch(indices, epoch=self.epoch, seed=self.config.seed)
+        inputs = inputs.to(device, dtype_of(numerics), non_blocking=True)
+        targets = labels.to(device, non_blocking=True)
+        smoothing = self._recipe.label_smoothing
+        if self._mix is not None:
+            inputs, targets = self._mix(inputs, targets)
+            targets, smoothing = targets.to(inputs.dtype), 0.0
+        with arithmetic(numerics, device):
+            output = module(inputs)
+        return cross_entropy(
+            output.to(inputs.dtype), targets, reduction="sum", label_smoothing=smoothing
+        )
+
+    def _set_progress(self, step: int) -> float:
+        """Tell the pathway how far training is; returns t in [0, 1]."""
+        progress = step / (self._recipe.epochs * self._steps)
+        if has_pathway(self.model):
+            set_progress(self.model, progress)
+        return progress
+
+    def _factor(self, step: int) -> float:
+        recipe = self._recipe
+        return rate_factor(
+            step,
+            total_steps=recipe.epochs * self._steps,
+            warmup_steps=round(recipe.warmup_epochs * self._steps),
+            floor=recipe.min_learning_rate / recipe.learning_rate,
+        )
+
+    def _evaluation_batch(self) -> int:
+        """Without gradients, four times a micro-batch fits where a micro-batch trains."""
+        return 4 * ceil(self._recipe.batch_size / (self.world.size * self._recipe.accumulate))
+
+    def _what_it_stands_on(self) -> dict[str, str]:
+        """Digests of what a state leaves out, and must yet find unchanged."""
+        if not self._digests:
+            frozen = snapshot.digest_of(snapshot.frozen_weights(self.model))
+            self._digests = {"data": self._dataset.info.digest, "frozen_auxiliaries": frozen}
+        return self._digests
+
+
+def load_target(model: nn.Module, weights: BlockWeights) -> None:
+    """Copy canonical block weights into a model; its tokenizer and head keep their own.
+
+    Raises:
+        ValueError: a weight that the model does not have, or of another shape; nothing is copied.
+    """
+    own = model.state_dict()
+    strange = sorted(weights.keys() - own.keys())
+    if strange or not weights:
+        raise ValueError(
+            f"target: weights for blocks that the model does not have: {strange[:5]}; "
+            "model.depth must be that of the weights"
+            if strange
+            else "target: there are no block weights in it"
+        )
+    for name, weight in weights.items():
+        if weight.shape != own[name].shape:
+            raise ValueError(
+                f"target: {name} has shape {tuple(weight.shape)} but the model "
+                f"{tuple(own[name].shape)}; model.width and model.mlp_ratio must fit the weights"
+            )
+    model.load_state_dict(dict(weights), strict=False)
+
+
+def _check_auxiliaries(pathway: Pathway | None, auxiliaries: Mapping[str, BlockWeights]) -> None:
+    if pathway is None and auxiliaries:
+        raise ValueError(
+            f"pathway: null is the baseline, but auxiliaries were given: {sorted(auxiliaries)}"
+        )
+    if pathway is not None and not auxiliaries:
+        raise ValueError("pathway: needs at least one auxiliary; for a baseline set it to null")
+
+
+def _no_exchange(module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+    """Gradients are exchanged once per step: with the last micro-batch."""
+    if last or not isinstance(module, DistributedDataParallel):
+        return nullcontext()
+    exchange: AbstractContextManager[None] = module.no_sync()
+    return exchange
+
+
+def _compiled() -> float:
+    graphs = compiled_graphs()
+    if not graphs:
+        raise RuntimeError(
+            "compile: asked for, but nothing was compiled; set compile to false, or find out "
+            "with TORCH_LOGS=dynamo why the model ran in eager mode"
+        )
+    return float(graphs)

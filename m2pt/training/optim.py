@@ -1,0 +1,76 @@
+"""Parameter groups, and the rate of each as a pure function of the step."""
+
+from math import cos, pi
+from typing import Any, Literal
+
+import torch
+from timm.optim import param_groups_layer_decay
+from torch import nn
+
+from m2pt.pathway.reparam import auxiliary_names, scale_names
+from m2pt.training.recipe import Recipe
+
+Role = Literal["target", "auxiliary", "scale"]
+Group = dict[str, Any]
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[Group]:
+    """AdamW groups: `params`, `role`, `peak` (learning rate at its highest) and `weight_decay`.
+
+    - Target: timm's rules. Vectors and what the model names in `no_weight_decay` do not decay;
+      layer decay by depth.
+    - Trainable auxiliary weights: as the weight beside them, times
+      `auxiliary_learning_rate_factor`. Frozen ones are in no group.
+    - λ values: one group with its own rate, no decay and no layer decay.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    auxiliary, scale = auxiliary_names(model), scale_names(model)
+    skip: set[str] = getattr(model, "no_weight_decay", set)()
+    groups: list[Group] = []
+    scales: list[nn.Parameter] = []
+    for layer in param_groups_layer_decay(
+        model, recipe.weight_decay, skip, layer_decay=recipe.layer_decay
+    ):
+        by_role: dict[Role, list[nn.Parameter]] = {"target": [], "auxiliary": []}
+        for parameter in layer["params"]:
+            name = names[id(parameter)]
+            if name in scale:
+                scales.append(parameter)
+            else:
+                by_role["auxiliary" if name in auxiliary else "target"].append(parameter)
+        peak = recipe.learning_rate * layer["lr_scale"]
+        factors = {"target": 1.0, "auxiliary": recipe.auxiliary_learning_rate_factor}
+        groups += [
+            _group(role, params, peak * factors[role], layer["weight_decay"])
+            for role, params in by_role.items()
+            if params
+        ]
+    if scales:
+        own = recipe.scale_learning_rate
+        peak = recipe.learning_rate if own is None else own
+        groups.append(_group("scale", scales, peak, 0.0))
+    return groups
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW over `parameter_groups`."""
+    return torch.optim.AdamW(parameter_groups(model, recipe), lr=recipe.learning_rate, fused=True)
+
+
+def rate_factor(step: int, *, total_steps: int, warmup_steps: int, floor: float) -> float:
+    """Fraction of the peak rate at `step` (0-based): linear warm-up, then a cosine to `floor`."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return floor + (1 - floor) * 0.5 * (1 + cos(pi * min(1.0, done)))
+
+
+def set_rates(optimizer: torch.optim.Optimizer, factor: float, *, scales_learn: bool) -> None:
+    """Give every group its peak times `factor`; λ values exactly 0 where they learn no longer."""
+    for group in optimizer.param_groups:
+        learns = scales_learn or group["role"] != "scale"
+        group["lr"] = group["peak"] * factor if learns else 0.0
+
+
+def _group(role: Role, params: list[nn.Parameter], peak: float, weight_decay: float) -> Group:
+    return {"params": params, "role": role, "peak": peak, "weight_decay": weight_decay, "lr": peak}

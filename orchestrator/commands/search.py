@@ -1,0 +1,17 @@
+"""`search FILE`: run a study, or go on with it; say at once when it is finished."""
+
+import argparse
+
+from orchestrator.commands.options import add_address, add_experiment, experiment_of
+from orchestrator.commands.outcome import run_study
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """FILE, --set, --storage, --tracking, --address."""
+    add_experiment(parser)
+    add_address(parser)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Carry out the study and print what it came to."""
+    return run_study(experiment_of(parsed, parsed.file), parsed.address, as_json=parsed.json)

@@ -1,0 +1,62 @@
+"""What the driver hands to a gang for one trial: a JSON value that names everything by content."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.config.experiment import Experiment
+from orchestrator.config.io import as_dict
+from orchestrator.storage.checkpoints import Accepted
+from orchestrator.study.agenda import TrialPlan
+from orchestrator.study.identity import Digests
+from orchestrator.study.plan import rungs
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Assigner:
+    """Makes assignments for the trials of one study under one fencing epoch."""
+
+    study: str
+    storage: str
+    accepted: Accepted
+    digests: Digests
+
+    def train(self, plan: TrialPlan) -> Json:
+        """Train this trial, from its newest accepted checkpoint if there is one."""
+        experiment = plan.experiment
+        searched = plan.stage == "search"
+        return self._of(plan) | {
+            "kind": "train",
+            "rungs": list(rungs(experiment)) if searched else [],
+            "every_epochs": experiment.checkpoints.every_epochs,
+        }
+
+    def settle(self, plan: TrialPlan, *, export: bool) -> Json:
+        """Read the test split with this trial's final state; `export` also fuses and proves."""
+        return self._of(plan) | {"kind": "settle", "export": export}
+
+    def _of(self, plan: TrialPlan) -> Json:
+        return {
+            "storage": self.storage,
+            "study": self.study,
+            "trial": plan.trial,
+            "fence": self.accepted.epoch,
+            "accepted": sorted(m for m in self.accepted.manifests if f"/{plan.trial}/" in m),
+            "experiment": as_dict(plan.experiment),
+            "planned": plan.event(),
+            "auxiliaries": {
+                name: self._auxiliary(plan.experiment, name)
+                for name in plan.experiment.pathway.names
+            },
+            "target": self.digests.target,
+        }
+
+    def _auxiliary(self, experiment: Experiment, name: str) -> Json:
+        """The blob at the root of a chain of controls, and the controls from there outward."""
+        controls: list[str] = []
+        while (source := experiment.auxiliaries[name]).control is not None:
+            controls.insert(0, source.control)
+            assert source.like is not None  # the schema asks for it beside control
+            name = source.like
+        return {"sha256": self.digests.auxiliaries[name], "controls": controls}

@@ -1,0 +1,227 @@
+"""One study from its experiment to its report: the order of things, and nothing else.
+
+Everything that happened stands in the journal, so each step asks the record what is left to do:
+the same call starts a study, resumes it after any kind of death, and does nothing when it is done.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator import environment
+from orchestrator.conduct.assign import Assigner
+from orchestrator.conduct.brake import Brake
+from orchestrator.conduct.progress import View
+from orchestrator.conduct.ownership import check_owner
+from orchestrator.conduct.supply import Supply
+from orchestrator.conduct.timing import Timing, timing
+from orchestrator.config.experiment import Experiment
+from orchestrator.config.io import as_dict, as_text, experiment_sha256
+from orchestrator.errors import NoTrialSucceeded, Stopped
+from orchestrator.evidence.report import render
+from orchestrator.evidence.verdict import verdict
+from orchestrator.storage import layout
+from orchestrator.storage.lease import Lease
+from orchestrator.storage.uri import Store
+from orchestrator.study.agenda import Agenda
+from orchestrator.study.plan import make_plan
+from orchestrator.study.selection import to_settle
+from orchestrator.tracking.journal import Journal, read_events
+from orchestrator.tracking.mlflow import Tracker
+from orchestrator.tracking.record import StudyRecord, fold
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a study came to."""
+
+    experiment: Experiment
+    record: StudyRecord
+    events: list[Json]
+    timing: Timing
+    already_done: bool
+
+
+def conduct(experiment: Experiment, address: str | None, view: View) -> Conclusion:
+    """Run, or go on with, the study of `experiment`; return at once when it is finished.
+
+    Raises `Stopped` when it was asked to stop (it can be resumed), `NoTrialSucceeded`, and the
+    errors of what it stands on: `RequestError`, `StorageError`, `ClusterError`.
+    """
+    store = Store.open(experiment.storage)
+    check_owner(store, experiment)
+    events = read_events(store, experiment.name)
+    record = fold(events)
+    if record.status == "finished":
+        return Conclusion(experiment, record, events, timing(events), already_done=True)
+    with ExitStack() as stack:
+        run = _Run.enter(stack, store, experiment, view)
+        run.go(address)
+        return Conclusion(
+            experiment, run.record, run.journal.events, timing(run.journal.events), False
+        )
+
+
+@dataclass
+class _Run:
+    """A study under way in this process."""
+
+    store: Store
+    experiment: Experiment
+    view: View
+    lease: Lease
+    journal: Journal
+    record: StudyRecord
+    tracker: Tracker
+    brake: Brake
+
+    @staticmethod
+    def enter(stack: ExitStack, store: Store, experiment: Experiment, view: View) -> "_Run":
+        """Own the study: lease, journal, tracker, brake; each is left in the reverse order."""
+        name, text = experiment.name, as_text(experiment)
+        lease = stack.enter_context(Lease.acquire(store, name))
+        spool = environment.state_folder() / "spool"
+        journal = stack.enter_context(Journal.open(store, name, lease, spool=spool))
+        record = StudyRecord()
+        journal.subscribe(record.apply, replay=True)
+        tracker = Tracker(tracking_uri(experiment), name, name)
+        stack.callback(tracker.close)
+        journal.subscribe(tracker.observe, replay=True)
+        journal.subscribe(view.observe, replay=True)
+        brake = stack.enter_context(Brake(store, name, lease))
+        plan = json.dumps(make_plan(experiment).to_json(), indent=1)
+        store.put(layout.experiment(name), text.encode())
+        store.put(layout.plan(name), plan.encode())
+        tracker.add_artifact("experiment.yaml", text)
+        tracker.add_artifact("plan.json", plan)
+        return _Run(store, experiment, view, lease, journal, record, tracker, brake)
+
+    def go(self, address: str | None) -> None:
+        """From connecting to Ray to the report."""
+        from orchestrator.ray_backend.session import connect
+
+        self.journal.append(
+            {
+                "kind": "study_started",
+                "experiment": as_dict(self.experiment),
+                "experiment_sha256": experiment_sha256(self.experiment),
+            }
+        )
+        try:
+            with connect(address) as cluster:
+                self._on(cluster)
+        except Stopped:
+            pass
+        self.brake.raise_if_broken()
+        if self.brake():
+            self.journal.append({"kind": "study_stopped", "why": self.brake.why})
+            raise Stopped(f"{self.brake.why}; the same command, or `resume`, goes on from here")
+        self._conclude()
+
+    def _on(self, cluster: Any) -> None:
+        """Everything that needs gangs."""
+        from orchestrator.ray_backend import tune
+        from orchestrator.ray_backend.gang import Gangs
+        from orchestrator.ray_backend.leases import follow, lease_all, open_mailbox
+        from orchestrator.ray_backend.session import gangs_that_fit
+
+        experiment, name = self.experiment, self.experiment.name
+        count = gangs_that_fit(experiment.resources, cluster)
+        mailbox = open_mailbox(cluster.node_id)
+        opened = time.time()
+        gangs = Gangs(mailbox, count, experiment.resources, name, cluster.folder)
+        self.view.phase(f"opening {count} gangs of {experiment.resources.workers} workers")
+        gangs.open()
+        ended = follow(mailbox, lambda event: self._on_gang_event(event, opened))
+        self.brake.watch(gangs.check)
+        try:
+
+            def lease(
+                work: Mapping[str, Json], on_report: Callable[[str, Json], None]
+            ) -> dict[str, Json]:
+                return lease_all(mailbox, work, self.brake, on_report)
+
+            self.view.phase("auxiliaries")
+            digests = Supply(self.store, experiment, lease, self._emit).digests()
+            agenda = Agenda(experiment, digests)
+            assigner = Assigner(name, self.store.uri, self.journal.accepted, digests)
+            self.view.phase("trials")
+            study = tune.Study(
+                agenda=agenda,
+                journal=self.journal,
+                record=self.record,
+                mailbox=mailbox,
+                search=experiment.search,
+                epochs=experiment.training.epochs,
+                assign=assigner.train,
+                draining=self.brake,
+            )
+            tune.run(study, count + 1, cluster.node_id, cluster.folder)
+            if not self.brake():
+                self._settle(agenda, assigner, lease)
+            gangs.close()
+        finally:
+            ended.set()
+
+    def _on_gang_event(self, event: Json, opened: float) -> None:
+        if event["kind"] in ("gang_opened", "gang_lost"):
+            seconds = {"seconds": event["time"] - opened} if event["kind"] == "gang_opened" else {}
+            self.journal.append(event | {"gang": f"gang-{event['gang']}"} | seconds)
+        elif event["kind"] == "started" and event["lease"] in self.record.trials:
+            self.journal.append(
+                {
+                    "kind": "started",
+                    "time": event["time"],
+                    "trial": event["lease"],
+                    "gang": f"gang-{event['gang']}",
+                    "attempt": event["attempt"],
+                }
+            )
+
+    def _emit(self, event: Mapping[str, Any]) -> None:
+        if event["kind"] == "auxiliary_epoch":
+            self.view.observe(event)
+        else:
+            self.journal.append(event)
+
+    def _settle(self, agenda: Agenda, assigner: Assigner, lease: Any) -> None:
+        """Read the test split, once for each trial that the verdict compares; export the best."""
+        wanted = to_settle(self.record, self.experiment)
+        pending = {
+            f"settle:{trial}": assigner.settle(agenda.plan_of(self.record, trial), export=export)
+            for trial, export in wanted.items()
+            if not self.record.trials[trial].tested
+            or (export and self.record.trials[trial].exported is None)
+        }
+        if not pending:
+            return
+        self.view.phase("test split, fusing and proving")
+        for name, outcome in lease(pending, lambda lease_name, value: None).items():
+            trial = name.removeprefix("settle:")
+            if outcome["kind"] != "finished":
+                self.view.say(f"  [red]✗ {trial}: {outcome.get('error')}[/]")
+                continue
+            self.journal.append({"kind": "tested", "trial": trial, "metrics": outcome["metrics"]})
+            if "proof" in outcome:
+                proof = {"key": outcome["key"], "proof": outcome["proof"]}
+                self.journal.append({"kind": "exported", "trial": trial, **proof})
+
+    def _conclude(self) -> None:
+        """The verdict, the report, and the end of the study."""
+        if not any(trial.status == "finished" for trial in self.record.trials.values()):
+            errors = sorted({t.error for t in self.record.trials.values() if t.error})
+            raise NoTrialSucceeded(f"every trial failed: {'; '.join(errors)[:1000]}")
+        line = verdict(self.record, self.experiment)
+        self.journal.append({"kind": "study_finished", "verdict": line})
+        self.journal.flush()
+        files = render(self.record, self.experiment)
+        for file, data in files.items():
+            self.store.put(layout.report(self.experiment.name, file), data)
+            self.tracker.add_artifact(f"report/{file}", data)
+        self.view.phase("writing to MLflow")
+        self.tracker.close(timeout=60)

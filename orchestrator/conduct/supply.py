@@ -1,0 +1,149 @@
+"""Before the first trial: what its data and its weights are, by content.
+
+Weights that a study makes itself (`pretrain`) are made once for each storage prefix: their
+fingerprint covers everything that changes them, and the store remembers the blob under it.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from m2pt.data.describe import describe
+from m2pt.pretrain.config import PretrainConfig
+from orchestrator.config.experiment import Experiment, WeightSource
+from orchestrator.config.io import as_dict
+from orchestrator.errors import RequestError
+from orchestrator.storage import blobs, layout
+from orchestrator.storage.uri import Missing, Store
+from orchestrator.study.identity import Digests, sha256_of
+
+Json = dict[str, Any]
+LeaseAll = Callable[[Mapping[str, Json], Callable[[str, Json], None]], dict[str, Json]]
+Emit = Callable[[Mapping[str, Any]], object]
+
+TARGET = "target"  # the name that the target's own weights go by, beside the auxiliaries'
+PRETRAINING_FORMAT = 1  # of the fingerprint: a change of the method makes new weights
+
+
+@dataclass(frozen=True)
+class Supply:
+    """Has every weight that a study may use as a blob in the store.
+
+    `lease_all` lets gangs carry out assignments; `emit` takes the `auxiliary_ready` and
+    `auxiliary_epoch` events.
+    """
+
+    store: Store
+    experiment: Experiment
+    lease_all: LeaseAll
+    emit: Emit
+
+    def digests(self) -> Digests:
+        """The content of data and weights; what is not there yet is pre-trained first.
+
+        Raises `RequestError` for data or weights that cannot be read, and `StorageError`.
+        """
+        digests: dict[str, str] = {}
+        missing: dict[str, PretrainConfig] = {}
+        for name, source in sources(self.experiment).items():
+            if source.weights is not None:
+                digests[name] = self._import(name, source.weights)
+            elif source.pretrain is not None:
+                known = self._known(source.pretrain)
+                if known is None:
+                    missing[name] = source.pretrain
+                else:
+                    digests[name] = known["sha256"]
+                    self.emit({"kind": "auxiliary_ready", "name": name, **known})
+        if missing:
+            digests |= self._make(missing)
+        target = digests.pop(TARGET, None)
+        return Digests(data=data_digest(self.experiment), target=target, auxiliaries=digests)
+
+    def _make(self, missing: Mapping[str, PretrainConfig]) -> dict[str, str]:
+        assignments: dict[str, Json] = {
+            f"pretrain:{name}": {
+                "kind": "pretrain",
+                "storage": self.store.uri,
+                "experiment": as_dict(self.experiment),
+                "source": name,
+            }
+            for name in missing
+        }
+        digests = {}
+        for lease, outcome in self.lease_all(assignments, self._on_report).items():
+            name = lease.removeprefix("pretrain:")
+            if outcome["kind"] != "finished":
+                why = outcome.get("error", outcome["kind"])
+                raise RequestError(f"auxiliaries.{name}.pretrain: {why}")
+            made = {key: outcome[key] for key in ("sha256", "seconds", "metrics")}
+            key = layout.pretrained(fingerprint(self.experiment, missing[name]))
+            self.store.put(key, json.dumps({"format": PRETRAINING_FORMAT, **made}).encode())
+            self.emit({"kind": "auxiliary_ready", "name": name, **made})
+            digests[name] = made["sha256"]
+        return digests
+
+    def _on_report(self, lease: str, value: Json) -> None:
+        self.emit({"kind": "auxiliary_epoch", "name": lease.removeprefix("pretrain:"), **value})
+
+    def _known(self, config: PretrainConfig) -> Json | None:
+        try:
+            made = json.loads(self.store.get(layout.pretrained(fingerprint(self.experiment, config))))
+        except Missing:
+            return None
+        if not self.store.exists(layout.blob(made["sha256"])):
+            return None
+        return {key: made[key] for key in ("sha256", "seconds", "metrics")}
+
+    def _import(self, name: str, path: str) -> str:
+        """Weights from a file, in canonical form, as a blob."""
+        from m2pt.weights.load import blocks_to_bytes, load_blocks
+
+        try:
+            return blobs.put(self.store, blocks_to_bytes(load_blocks(Path(path))))
+        except (ValueError, OSError) as error:
+            raise RequestError(f"auxiliaries.{name}.weights: {error}") from error
+
+
+def data_digest(experiment: Experiment) -> str:
+    """The digest of the target's data. Raises `RequestError` where it cannot be read."""
+    try:
+        return describe(experiment.data).digest
+    except (ValueError, OSError) as error:
+        raise RequestError(f"data: {error}") from error
+
+
+def in_play(experiment: Experiment) -> set[str]:
+    """The auxiliaries that some trial of the study may use."""
+    names = set(experiment.pathway.names)
+    distribution = experiment.search.space.get("pathway.auxiliary")
+    for value in getattr(distribution, "values", []):
+        names |= set(value) if isinstance(value, list) else {value}
+    return {name for name in names if name in experiment.auxiliaries}
+
+
+def sources(experiment: Experiment) -> dict[str, WeightSource]:
+    """The weights to have at hand, by name: the target's, and those in play or likened to."""
+    wanted: dict[str, WeightSource] = {}
+    for name in sorted(in_play(experiment)):
+        root = name
+        while (like := experiment.auxiliaries[root].like) is not None:
+            root = like
+        wanted[root] = experiment.auxiliaries[root]
+    if experiment.target is not None:
+        wanted[TARGET] = experiment.target
+    return wanted
+
+
+def fingerprint(experiment: Experiment, config: PretrainConfig) -> str:
+    """What decides pre-trained weights: the data's content, the encoder and the recipe."""
+    return sha256_of(
+        {
+            "format": PRETRAINING_FORMAT,
+            "data": describe(config.data).digest,
+            "model": {**asdict(experiment.model), "tokenizer": None},
+            "config": asdict(config),
+        }
+    )

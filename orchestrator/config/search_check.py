@@ -1,0 +1,99 @@
+"""The search space against the types: every path exists, every value fits, every condition can
+hold. Pure."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from pydantic import JsonValue
+
+from orchestrator.config.document import shown
+from orchestrator.config.experiment import Experiment
+from orchestrator.config.names import nearest
+from orchestrator.config.paths import needs_auxiliary, searchable_paths, why_unsearchable
+from orchestrator.config.problems import Problem
+from search_spaces.space import Choice, Distribution, Grid, RandInt, Space, SpaceError, Values
+
+Attempt = Callable[[Values], str | None]
+"""Tries a configuration; returns the rule that it breaks, or None."""
+
+
+def check_search(experiment: Experiment, attempt: Attempt) -> list[Problem]:
+    """Everything that is wrong with `search.space`; nothing means that it can be searched.
+
+    Every listed value and every bound is tried alone on the file's configuration, with the paths
+    that its conditions name set so that they hold.
+    """
+    paths = experiment.search.space
+    problems = [
+        Problem(("search", "space", path), rule)
+        for path, rule in (*_unknown(experiment), *_overlapping(paths), *_idle(experiment))
+    ]
+    if problems:
+        return problems
+    try:
+        space = Space(paths)
+    except SpaceError as error:
+        return [Problem(("search", "space", error.path), error.rule)]
+    return [problem for path in space.order for problem in _refused(space, path, attempt)]
+
+
+def _unknown(experiment: Experiment) -> Iterator[tuple[str, str]]:
+    searchable = searchable_paths(experiment)
+    for path in experiment.search.space:
+        why = why_unsearchable(path)
+        if why is not None:
+            yield path, f"cannot be searched: {why}"
+        elif path not in searchable:
+            yield path, f"no such key in an experiment{nearest(path, searchable)}"
+
+
+def _overlapping(paths: Mapping[str, Distribution]) -> Iterator[tuple[str, str]]:
+    for path in paths:
+        for other in paths:
+            if path.startswith(f"{other}."):
+                yield path, f"is inside {other!r}, which is searched as a whole; keep one of them"
+
+
+def _idle(experiment: Experiment) -> Iterator[tuple[str, str]]:
+    paths = experiment.search.space
+    if experiment.pathway.names or {"pathway", "pathway.auxiliary"} & set(paths):
+        return
+    for path in paths:
+        if needs_auxiliary(path):
+            yield (
+                path,
+                "has no effect, because pathway.auxiliary is null and is not searched; "
+                "name an auxiliary there, or search it",
+            )
+
+
+def _refused(space: Space, path: str, attempt: Attempt) -> Iterator[Problem]:
+    distribution = space.paths[path]
+    listed = isinstance(distribution, Choice | Grid)
+    context = _context(space, path)
+    for index, value in enumerate(_probes(distribution)):
+        broken = attempt({**context, path: value})
+        if broken is not None:
+            inside = ("search", "space", path, distribution.kind, *((index,) if listed else ()))
+            yield Problem(inside, f"value {shown(value)} cannot be set: {broken}")
+
+
+def _probes(distribution: Distribution) -> list[JsonValue]:
+    if isinstance(distribution, Choice | Grid):
+        return list(distribution.values)
+    if isinstance(distribution, RandInt):
+        return list(distribution.randint)
+    return list(distribution.bounds)
+
+
+def _context(space: Space, path: str) -> Values:
+    """Values of the paths that conditions name, such that `path` is active."""
+    wanted: dict[str, list[JsonValue]] = {}
+    pending = [path]
+    while pending:
+        distribution = space.paths[pending.pop()]
+        for parent in distribution.when:
+            options = [v for v in distribution.wanted(parent) if space.paths[parent].contains(v)]
+            kept = [v for v in wanted.get(parent, options) if v in options]
+            wanted[parent] = kept or options
+            pending.append(parent)
+    return {parent: options[0] for parent, options in wanted.items()}

@@ -1,0 +1,159 @@
+"""Gangs: long-lived Ray Train runs that train one leased assignment after another.
+
+Opening a Ray Train worker group costs tens of seconds; a trial costs seconds. So a study opens as
+many gangs as it may train trials at once, and each stays until the study closes the mailbox.
+"""
+
+import os
+import threading
+import traceback
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray.actor import ActorHandle
+
+from orchestrator.config.experiment import Resources
+from orchestrator.errors import ClusterError
+
+MAX_RESTARTS = 100  # of one gang; a gang that cannot even start ends much earlier
+MAX_EMPTY_RESTARTS = 3  # Ray Train runs that ended without any worker ever registering
+
+Json = dict[str, Any]
+
+
+def gang_loop(config: Json) -> None:
+    """What every worker of a gang runs: lease, perform, hand back, until closed or stale.
+
+    Rank 0 speaks with the mailbox; all ranks hear of it by a broadcast over a gloo group of its
+    own, so that waiting costs no GPU and never runs into a collective's time-out.
+    """
+    import ray
+    import torch.distributed as dist
+
+    from orchestrator.ray_backend.work import Gang, perform
+
+    gang = Gang.join(config)
+    while True:
+        turn = gang.broadcast(
+            lambda: ray.get(gang.mailbox.current.remote(gang.number, gang.attempt))
+        )
+        if turn in ("stale", "close"):
+            break
+        if turn is None:
+            continue
+        call = {"gang": gang.number, "gang_attempt": gang.attempt, "lease": turn["lease"]}
+        try:
+            outcome = perform(gang, turn, call)
+        except Exception as error:
+            _complain(gang, call, error)
+            if gang.world.size > 1 or _poisons(error):
+                raise  # the other ranks may hang in a collective: Ray Train renews the gang
+            outcome = {"kind": "failed", "error": _one_line(error)}
+        gang.clean()
+        if gang.world.rank == 0:
+            ray.get(gang.mailbox.finish.remote(call, outcome))
+    dist.barrier(group=gang.control)
+
+
+def _complain(gang: Any, call: Json, error: Exception) -> None:
+    import ray
+
+    fatal = isinstance(error, ValueError | FloatingPointError)
+    ray.get(gang.mailbox.complain.remote(call, _one_line(error), fatal))
+
+
+def _poisons(error: Exception) -> bool:
+    """Whether the process that saw this error can be trusted with another trial."""
+    import torch
+
+    accelerator = isinstance(error, torch.AcceleratorError)
+    return accelerator or "CUDA error" in str(error)
+
+
+def _one_line(error: BaseException) -> str:
+    """The error with the innermost place of our code, short enough for a table."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"[:2000]
+
+
+@dataclass
+class Gangs:
+    """The gangs of one study, each a Ray Train run in a thread of the driver."""
+
+    mailbox: ActorHandle
+    count: int
+    resources: Resources
+    name: str
+    folder: str  # on the driver's disk: Ray Train's own state, never the study's
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _errors: dict[int, str] = field(default_factory=dict)
+
+    def open(self) -> None:
+        """Start every gang; returns at once."""
+        for number in range(self.count):
+            thread = threading.Thread(
+                target=self._keep_open, args=(number,), name=f"gang-{number}", daemon=True
+            )
+            thread.start()
+            self._threads.append(thread)
+
+    def check(self) -> None:
+        """Raise `ClusterError` when no gang is left that could train."""
+        if len(self._errors) == self.count:
+            raise ClusterError(f"no gang could be kept open: {self._errors[0]}")
+
+    def close(self, timeout_seconds: float = 30.0) -> None:
+        """Close the mailbox and wait for the gangs to end."""
+        import ray
+
+        ray.get(self.mailbox.close.remote())
+        for thread in self._threads:
+            thread.join(timeout_seconds)
+
+    def _keep_open(self, number: int) -> None:
+        import ray
+
+        empty = 0
+        while empty < MAX_EMPTY_RESTARTS:
+            before = ray.get(self.mailbox.seats.remote()).get(number, {"attempt": 0})["attempt"]
+            error = self._run(number)
+            if error is None:
+                return
+            after = ray.get(self.mailbox.seats.remote()).get(number, {"attempt": 0})["attempt"]
+            empty = empty + 1 if after == before else 0
+        self._errors[number] = error
+
+    def _run(self, number: int) -> str | None:
+        """One Ray Train run to its end; None when it was closed, else why it ended."""
+        from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        wanted = self.resources
+        per_worker: dict[str, float] = {"CPU": wanted.cpus_per_worker}
+        if wanted.gpus_per_worker:
+            per_worker["GPU"] = wanted.gpus_per_worker
+        trainer = TorchTrainer(
+            gang_loop,
+            train_loop_config={"mailbox": self.mailbox, "gang": number, "threads": _threads(wanted)},
+            scaling_config=ScalingConfig(
+                num_workers=wanted.workers,
+                use_gpu=wanted.gpus_per_worker > 0,
+                resources_per_worker=per_worker,
+            ),
+            run_config=RunConfig(
+                name=f"{self.name}-gang-{number}-{os.getpid()}",
+                storage_path=self.folder,
+                failure_config=FailureConfig(max_failures=MAX_RESTARTS),
+                logging_config=LoggingConfig(log_level="ERROR"),
+            ),
+        )
+        try:
+            trainer.fit()
+        except Exception as error:
+            return _one_line(error)
+        return None
+
+
+def _threads(resources: Resources) -> int:
+    return max(1, int(resources.cpus_per_worker))

@@ -1,0 +1,72 @@
+"""Work that the driver itself leases out, beside Tune's trials: auxiliaries and settlements."""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from orchestrator.errors import Stopped
+from orchestrator.ray_backend.mailbox import Mailbox
+
+Json = dict[str, Any]
+OnReport = Callable[[str, Json], None]
+
+
+def open_mailbox(node_id: str) -> ActorHandle:
+    """The mailbox of one study, kept on the driver's node; it lives as long as the driver."""
+    here = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    actor = ray.remote(num_cpus=0, max_concurrency=1000)(Mailbox)
+    return actor.options(scheduling_strategy=here).remote()
+
+
+def lease_all(
+    mailbox: ActorHandle,
+    assignments: Mapping[str, Json],
+    draining: Callable[[], bool],
+    on_report: OnReport = lambda name, value: None,
+) -> dict[str, Json]:
+    """Submit all assignments at once and gather their outcomes by name.
+
+    Raises `Stopped` when the study drains meanwhile; what was finished by then is kept by whoever
+    asked for it through `on_report`.
+    """
+    outcomes: dict[str, Json] = {}
+    for name, assignment in assignments.items():
+        ray.get(mailbox.submit.remote(name, assignment))
+        ray.get(mailbox.reopen.remote(name))
+    numbers = dict.fromkeys(assignments, 0)
+    while len(outcomes) < len(assignments):
+        waiting = [name for name in assignments if name not in outcomes]
+        answers = ray.get([mailbox.read.remote(name, numbers[name], 0.5) for name in waiting])
+        for name, (kind, value) in zip(waiting, answers, strict=True):
+            if kind == "report":
+                numbers[name] += 1
+                on_report(name, value)
+            elif kind == "outcome":
+                outcomes[name] = value
+                ray.get(mailbox.acknowledge.remote(name))
+        if draining():
+            raise Stopped("the study was asked to stop")
+    return outcomes
+
+
+def follow(mailbox: ActorHandle, on_event: Callable[[Json], None]) -> threading.Event:
+    """Pass what happens to gangs and leases to `on_event`, from a thread, until the event is set."""
+    ended = threading.Event()
+
+    def pump() -> None:
+        number = 0
+        while not ended.is_set():
+            try:
+                events = ray.get(mailbox.events.remote(number))
+            except (ray.exceptions.RayError, ConnectionError):
+                return  # the cluster is closing
+            number += len(events)
+            for event in events:
+                on_event(event)
+
+    threading.Thread(target=pump, name="mailbox-events", daemon=True).start()
+    return ended

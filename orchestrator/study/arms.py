@@ -1,0 +1,170 @@
+"""Arms in words, and which auxiliaries an arm uses. Pure."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from m2pt.pathway.config import LINEARS, Coverage, Envelope, Pathway, Scale
+from orchestrator.config.experiment import BASELINE, Experiment, PathwaySection
+from orchestrator.config.paths import needs_auxiliary
+from search_spaces.space import Choice, Grid
+
+Kind = Literal["baseline", "plain", "pathway", "control"]
+"""baseline: no auxiliary, the file's configuration; plain: no auxiliary, something else changed;
+control: at least one auxiliary that carries no knowledge."""
+
+MATCHED = "random"
+"""The kind of control that a confirmed arm is set beside."""
+
+
+def label(experiment: Experiment, arm: Experiment) -> str:
+    """An arm in words: its auxiliary, then only what is searched or differs from the default.
+
+    Args:
+        experiment: the study's experiment, whose search space says what is searched.
+        arm: the configuration of the arm.
+    """
+    searched = tuple(experiment.search.space)
+    parts = [auxiliary_text(arm.pathway.names)]
+    if arm.pathway.names:
+        parts += _pathway_parts(arm.pathway, searched)
+    others = _other_parts(experiment, arm, searched)
+    if not arm.pathway.names and not others:
+        return f"{BASELINE} (baseline)"
+    return " · ".join(parts + others)
+
+
+def auxiliary_text(names: tuple[str, ...]) -> str:
+    """The auxiliaries in words; "none" for the baseline."""
+    return "+".join(names) or BASELINE
+
+
+def coverage_text(coverage: Coverage) -> str:
+    """Blocks and linears in words: "all linears", "first:2", "blocks 0,3 qkv+fc2"."""
+    blocks, linears = coverage.blocks, "+".join(coverage.linears)
+    which = blocks if isinstance(blocks, str) else "blocks " + ",".join(map(str, blocks))
+    if coverage.linears == LINEARS:
+        return "all linears" if which == "all" else which
+    return linears if which == "all" else f"{which} {linears}"
+
+
+def scale_text(scale: Scale) -> str:
+    """λ in words: "λ learned from 0", "λ fixed 0.01 per block"."""
+    words = [f"λ {'learned from' if scale.learned else 'fixed'} {scale.init:.3g}"]
+    if scale.granularity != "linear":
+        words.append("per block" if scale.granularity == "block" else "one for all")
+    if scale.split_qkv:
+        words.append("q,k,v apart")
+    if scale.envelope != Envelope():
+        words.append(f"{scale.envelope.kind} to {scale.envelope.until:.3g}")
+    return " ".join(words)
+
+
+def names_in(experiment: Experiment, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The auxiliaries in use once `values` are set in `experiment`."""
+    section = values.get("pathway")
+    whole = section.get("auxiliary") if isinstance(section, Mapping) else None
+    fallback = whole if isinstance(section, Mapping) else experiment.pathway.auxiliary
+    value = values.get("pathway.auxiliary", fallback)
+    names = (value,) if isinstance(value, str) else tuple(value or ())
+    return () if names == (BASELINE,) else names
+
+
+def is_control(experiment: Experiment, name: str) -> bool:
+    """Whether an auxiliary carries no knowledge of its own, declared so or as a matched control."""
+    source = experiment.auxiliaries.get(name)
+    return "~" in name if source is None else source.control is not None
+
+
+def kind_of(experiment: Experiment, values: Mapping[str, Any], stage: str) -> Kind:
+    """What an arm is for."""
+    names = names_in(experiment, values)
+    if not names:
+        return "baseline" if stage == "baseline" else "plain"
+    return "control" if any(is_control(experiment, name) for name in names) else "pathway"
+
+
+def control_values(experiment: Experiment, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of an arm's matched control: each auxiliary replaced by a random one like it."""
+    names = [f"{MATCHED}~{name}" for name in names_in(experiment, values)]
+    return {**values, "pathway.auxiliary": names[0] if len(names) == 1 else names}
+
+
+def matched_values(experiment: Experiment, values: Mapping[str, Any]) -> dict[str, Any]:
+    """An arm's values with its auxiliary written out, and that of a matched control undone: an arm
+    and its matched control give the same."""
+    names = [name.removeprefix(f"{MATCHED}~") for name in names_in(experiment, values)]
+    return {**values, "pathway.auxiliary": names}
+
+
+def baseline_values(experiment: Experiment) -> dict[str, Any]:
+    """What to set in `experiment` for its baseline arm."""
+    borrows = experiment.pathway.names or any(
+        path == "pathway" or path.startswith("pathway.") for path in experiment.search.space
+    )
+    return {"pathway.auxiliary": None} if borrows else {}
+
+
+def possible_auxiliaries(experiment: Experiment) -> tuple[str, ...]:
+    """Every auxiliary that some trial may use, those that controls are made like included first."""
+    wanted = [experiment.pathway.names]
+    for path in ("pathway", "pathway.auxiliary"):
+        distribution = experiment.search.space.get(path)
+        if isinstance(distribution, Choice | Grid):
+            wanted += [names_in(experiment, {path: value}) for value in distribution.values]
+    ordered: list[str] = []
+    for name in (name for names in wanted for name in names):
+        chain = [name]
+        while (like := experiment.auxiliaries[chain[-1]].like) is not None:
+            chain.append(like)
+        ordered += [step for step in reversed(chain) if step not in ordered]
+    return tuple(ordered)
+
+
+def _pathway_parts(section: PathwaySection, searched: tuple[str, ...]) -> list[str]:
+    default = Pathway()
+    parts = []
+    if section.coverage != default.coverage or _is_searched("pathway.coverage", searched):
+        parts.append(coverage_text(section.coverage))
+    if section.mapping != default.mapping or _is_searched("pathway.mapping", searched):
+        shift = isinstance(section.mapping, int)
+        parts.append(f"blocks shifted by {section.mapping}" if shift else f"{section.mapping}")
+    if section.scale != default.scale or _is_searched("pathway.scale", searched):
+        parts.append(scale_text(section.scale))
+    if section.trainable != default.trainable or _is_searched("pathway.trainable", searched):
+        parts.append("trained along" if section.trainable else "frozen")
+    return parts
+
+
+def _other_parts(experiment: Experiment, arm: Experiment, searched: tuple[str, ...]) -> list[str]:
+    """Searched keys outside the pathway, each by the last part of its path where that is plain."""
+    others = [path for path in searched if path.partition(".")[0] != "pathway"]
+    if not arm.pathway.names:
+        others = [
+            path
+            for path in others
+            if not needs_auxiliary(path) and _value(arm, path) != _value(experiment, path)
+        ]
+    last = [path.rpartition(".")[2] for path in others]
+    return [
+        f"{name if last.count(name) == 1 else path} {_word(_value(arm, path))}"
+        for path, name in zip(others, last, strict=True)
+    ]
+
+
+def _is_searched(part: str, searched: tuple[str, ...]) -> bool:
+    return any(f"{path}.".startswith(f"{part}.") or path == "pathway" for path in searched)
+
+
+def _value(experiment: Experiment, path: str) -> Any:
+    value: Any = experiment
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
+    return value
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "on", False: "off", None: "none"}[value]
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return str(value)

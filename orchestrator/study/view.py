@@ -1,0 +1,91 @@
+"""What study decisions read of a record: the shape that `tracking.record.StudyRecord` has."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any, Literal, Protocol, TypeAlias
+
+Stage: TypeAlias = Literal["baseline", "search", "confirm", "control"]
+UNFINISHED = ("planned", "running")
+
+
+class EpochView(Protocol):
+    """One completed epoch."""
+
+    @property
+    def epoch(self) -> int:
+        """Counted from 1."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """By name, for example val/accuracy."""
+
+
+class TrialView(Protocol):
+    """One trial so far."""
+
+    @property
+    def trial(self) -> str:
+        """Trial id."""
+
+    @property
+    def arm(self) -> str:
+        """Arm id: that of the trial without its seed."""
+
+    @property
+    def label(self) -> str:
+        """The arm in words."""
+
+    @property
+    def stage(self) -> str:
+        """baseline, search, confirm or control."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the trial."""
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """What was set in the experiment, by dotted path."""
+
+    @property
+    def auxiliary(self) -> str:
+        """The auxiliaries in words."""
+
+    @property
+    def coverage(self) -> str:
+        """The coverage in words."""
+
+    @property
+    def status(self) -> str:
+        """planned, running, finished, stopped or failed."""
+
+    @property
+    def epochs(self) -> Sequence[EpochView]:
+        """Completed epochs, in order."""
+
+
+class RecordView(Protocol):
+    """One study so far."""
+
+    @property
+    def trials(self) -> Mapping[str, TrialView]:
+        """By trial id, in the order in which they were planned."""
+
+
+def trained(trial: TrialView) -> int:
+    """How many epochs the trial has completed."""
+    return max((epoch.epoch for epoch in trial.epochs), default=0)
+
+
+def metric_at(trial: TrialView, metric: str, epoch: int) -> float | None:
+    """A trial's metric after `epoch` epochs; None where it is missing or not finite."""
+    for done in trial.epochs:
+        if done.epoch == epoch:
+            value = done.metrics.get(metric)
+            return value if value is not None and isfinite(value) else None
+    return None
+
+
+def last_metric(trial: TrialView, metric: str) -> float | None:
+    """A trial's metric after its last completed epoch."""
+    return metric_at(trial, metric, trained(trial))

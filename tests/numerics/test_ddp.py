@@ -1,0 +1,116 @@
+"""Two workers (gloo, two processes) against one: the same training, to rounding."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+from training_setup import FP64, config_of, digits, same_bits, training_of
+
+from m2pt.pathway.config import Envelope, Pathway, Scale
+from m2pt.training.evaluate import logits
+from m2pt.training.recipe import Numerics, TrainingConfig
+from m2pt.training.session import FolderSession, MemorySession, drive
+from m2pt.training.world import World
+
+WORLD = 2
+SHARED = Scale(init=0.1, granularity="block", envelope=Envelope(kind="cosine"))
+CASES = {
+    "baseline": config_of(),
+    "paper": config_of(Pathway(), accumulate=2, clip_grad=1.0),
+    "frozen": config_of(Pathway(trainable=False, scale=SHARED), layer_decay=0.7),
+    # 90 samples in batches of 89 leave one: a rank without any, in both of its micro-batches
+    "last batch of one": config_of(Pathway(), batch_size=89, accumulate=2),
+}
+PRECISIONS = {"fp32": (Numerics(), 1e-5), "fp64": (FP64, 1e-12)}
+
+
+def _outputs(config: TrainingConfig, world: World) -> tuple[Tensor, dict[str, float]]:
+    training = training_of(config, world)
+    report = next(iter(training.epochs()))
+    return logits(training.model, digits().validation, 64, config.numerics), report.metrics
+
+
+def _all_cases(world: World, folder: Path) -> None:
+    """In one process group, one after the other, as the trials of a gang are."""
+    found = {
+        (name, precision): _outputs(replace(config, numerics=numerics), world)
+        for name, config in CASES.items()
+        for precision, (numerics, _) in PRECISIONS.items()
+    }
+    torch.save(found, folder / f"{world.rank}.pt")
+
+
+def _spawned(rank: int, act: Callable[[World, Path], None], folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD
+    )
+    try:
+        act(World(rank, WORLD), folder)
+    finally:
+        dist.destroy_process_group()
+
+
+def _on_two_workers(act: Callable[[World, Path], None], folder: Path) -> None:
+    mp.spawn(_spawned, args=(act, folder), nprocs=WORLD)
+
+
+@pytest.mark.slow
+def test_two_workers_train_what_one_does(tmp_path: Path) -> None:
+    _on_two_workers(_all_cases, tmp_path)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
+    for (name, precision), (outputs, metrics) in ranks[0].items():
+        numerics, tolerance = PRECISIONS[precision]
+        others, other_metrics = ranks[1][name, precision]
+        assert torch.equal(outputs, others), (name, precision)
+        assert metrics == other_metrics, (name, precision)
+        alone, alone_metrics = _outputs(replace(CASES[name], numerics=numerics), World())
+        assert (outputs - alone).norm() <= tolerance * alone.norm(), (name, precision)
+        assert metrics == pytest.approx(alone_metrics, rel=tolerance), (name, precision)
+
+
+STOPPING = config_of(Pathway(), epochs=4)
+
+
+def _stop_and_resume(world: World, folder: Path) -> None:
+    """One rank asks to stop: all do. Then on from the folder, and once more on a NaN."""
+    asked = FolderSession(folder / "states", world, stop_after=2 if world.rank == 1 else None)
+    assert drive(training_of(STOPPING, world), asked) == "stopped"
+    resumed = training_of(STOPPING, world)
+    assert drive(resumed, FolderSession(folder / "states", world)) == "finished"
+    torch.save(resumed.model.state_dict(), folder / f"{world.rank}.pt")
+    apart = MemorySession(world, state=None if world.rank else resumed.capture())
+    with pytest.raises(RuntimeError, match=r"different epochs \(0 to 4\)"):
+        drive(training_of(STOPPING, world), apart)
+    with pytest.raises(FloatingPointError, match="epoch 1, step"):
+        next(iter(training_of(config_of(learning_rate=1e30, warmup_epochs=0), world).epochs()))
+
+
+@pytest.mark.slow
+def test_a_stop_of_one_rank_stops_all_and_resuming_is_exact(tmp_path: Path) -> None:
+    _on_two_workers(_stop_and_resume, tmp_path)
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD))
+    assert same_bits(one, other)
+    _on_two_workers(_whole, _fresh(tmp_path / "whole"))
+    assert same_bits(one, torch.load(tmp_path / "whole" / "0.pt"))
+
+
+def _whole(world: World, folder: Path) -> None:
+    training = training_of(STOPPING, world)
+    drive(training, MemorySession(world))
+    torch.save(training.model.state_dict(), folder / f"{world.rank}.pt")
+
+
+def _fresh(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_several_workers_need_a_process_group() -> None:
+    with pytest.raises(RuntimeError, match="call torch.distributed.init_process_group first"):
+        training_of(config_of(), World(0, 2))
