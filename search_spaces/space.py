@@ -15,7 +15,9 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
 KINDS = ("choice", "grid", "uniform", "loguniform", "randint")
-Values: TypeAlias = dict[str, JsonValue]
+Value: TypeAlias = JsonValue
+"""A scalar, null, list or mapping."""
+Values: TypeAlias = dict[str, Value]
 """One configuration: the value of every path that is active in it."""
 
 
@@ -35,11 +37,11 @@ class _Distribution(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     kind: ClassVar[str]
 
-    when: dict[str, JsonValue] = Field(default_factory=dict)
+    when: dict[str, Value] = Field(default_factory=dict)
     """Other searched path -> the value (or list of values) at which this path is searched at all;
     all of them must hold. Where they do not, the path keeps the value that the file gives it."""
 
-    def wanted(self, path: str) -> list[JsonValue]:
+    def wanted(self, path: str) -> list[Value]:
         """The values of `path` at which this distribution is active."""
         value = self.when[path]
         return value if isinstance(value, list) else [value]
@@ -47,9 +49,9 @@ class _Distribution(BaseModel):
 
 class _Listed(_Distribution):
     @property
-    def values(self) -> list[JsonValue]:
+    def values(self) -> list[Value]:
         """The values, in the order of the file."""
-        listed: list[JsonValue] = getattr(self, self.kind)
+        listed: list[Value] = getattr(self, self.kind)
         return listed
 
     @model_validator(mode="after")
@@ -59,7 +61,7 @@ class _Listed(_Distribution):
                 raise ValueError(f"every value must be listed once, but {value!r} is there twice")
         return self
 
-    def contains(self, value: JsonValue) -> bool:
+    def contains(self, value: Value) -> bool:
         """Whether `value` is one of the listed."""
         return any(same(value, listed) for listed in self.values)
 
@@ -68,7 +70,7 @@ class Choice(_Listed):
     """One of the listed values, drawn by the sampler."""
 
     kind: ClassVar[Literal["choice"]] = "choice"
-    choice: list[JsonValue] = Field(min_length=1)
+    choice: list[Value] = Field(min_length=1)
     """The values: scalars, null, lists or mappings."""
 
 
@@ -76,7 +78,7 @@ class Grid(_Listed):
     """Every listed value in turn; the trials are spread evenly over the cells of all grids."""
 
     kind: ClassVar[Literal["grid"]] = "grid"
-    grid: list[JsonValue] = Field(min_length=1)
+    grid: list[Value] = Field(min_length=1)
     """The values: scalars, null, lists or mappings."""
 
 
@@ -97,7 +99,7 @@ class _Range(_Distribution):
             )
         return self
 
-    def contains(self, value: JsonValue) -> bool:
+    def contains(self, value: Value) -> bool:
         """Whether `value` is a number within the bounds."""
         low, high = self.bounds
         return (
@@ -134,7 +136,7 @@ class RandInt(_Range):
     randint: tuple[int, int]
     """Lowest and highest value."""
 
-    def contains(self, value: JsonValue) -> bool:
+    def contains(self, value: Value) -> bool:
         """Whether `value` is a whole number within the bounds."""
         low, high = self.randint
         return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
@@ -190,7 +192,7 @@ class Space:
         """The paths whose values are visited in turn."""
         return tuple(path for path in self.order if isinstance(self.paths[path], Grid))
 
-    def active(self, path: str, values: Mapping[str, JsonValue]) -> bool:
+    def active(self, path: str, values: Mapping[str, Value]) -> bool:
         """Whether `path` is searched, given the values of the paths before it."""
         distribution = self.paths[path]
         return all(
@@ -199,7 +201,7 @@ class Space:
             for other in distribution.when
         )
 
-    def contains(self, values: Mapping[str, JsonValue]) -> bool:
+    def contains(self, values: Mapping[str, Value]) -> bool:
         """Whether `values` are one complete configuration: all active paths and no other."""
         active = [path for path in self.order if self.active(path, values)]
         return set(active) == set(values) and all(
@@ -226,10 +228,6 @@ class Space:
                 )
             ]
         return cells
-
-    def determined(self, cell: Mapping[str, JsonValue]) -> bool:
-        """Whether `cell` is one configuration already, with nothing left to sample."""
-        return self.contains(cell)
 
     def assignments(self) -> Iterator[Values]:
         """Every configuration of a finite space, in a fixed order.
@@ -265,7 +263,7 @@ class Space:
             yield from self._assignments(rest, {**values, path: value})
 
 
-def same(left: JsonValue, right: JsonValue) -> bool:
+def same(left: Value, right: Value) -> bool:
     """Equality of JSON values: 1 equals 1.0, but no truth value equals a number."""
     if isinstance(left, list) and isinstance(right, list):
         return len(left) == len(right) and all(map(same, left, right))
@@ -274,7 +272,7 @@ def same(left: JsonValue, right: JsonValue) -> bool:
     return isinstance(left, bool) == isinstance(right, bool) and left == right
 
 
-def _listed(distribution: Distribution) -> list[JsonValue] | range | None:
+def _listed(distribution: Distribution) -> list[Value] | range | None:
     if isinstance(distribution, RandInt):
         return range(distribution.randint[0], distribution.randint[1] + 1)
     return distribution.values if isinstance(distribution, Choice | Grid) else None
@@ -305,7 +303,7 @@ def _ordered(paths: Mapping[str, Distribution]) -> Iterator[str]:
 
 def _check_can_hold(paths: Mapping[str, Distribution], path: str) -> None:
     """Refuses a path whose conditions, with those of the paths they name, exclude each other."""
-    allowed: dict[str, list[JsonValue]] = {}
+    allowed: dict[str, list[Value]] = {}
     pending = [path]
     while pending:
         child = pending.pop()
@@ -331,11 +329,11 @@ def _not_searched(other: str, paths: Iterable[str]) -> str:
     return f"when names {other!r}, which is not searched; {hint}"
 
 
-def _can_be(distribution: Distribution, value: JsonValue) -> bool:
+def _can_be(distribution: Distribution, value: Value) -> bool:
     return distribution.contains(value) and not isinstance(distribution, Uniform | LogUniform)
 
 
-def _never(parent: str, distribution: Distribution, wanted: list[JsonValue]) -> str:
+def _never(parent: str, distribution: Distribution, wanted: list[Value]) -> str:
     values = _listed(distribution)
     if values is None:
         return (

@@ -196,7 +196,7 @@ def test_help_pulls_in_no_torch_and_no_ray(arguments: list[str]) -> None:
 import contextlib, orchestrator.cli
 with contextlib.suppress(SystemExit): orchestrator.cli.main({arguments!r})
 """
-    code = f"import sys\n{statement}\nprint('\\n' + ' '.join({{n.split('.')[0] for n in sys.modules}}))"
+    code = f"import sys\n{statement}\nprint(' ', *{{n.split('.')[0] for n in sys.modules}})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

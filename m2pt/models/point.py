@@ -37,10 +37,10 @@ class PointEmbed(nn.Module):
         )
 
     def reset_linears(self) -> None:
-        """Draws the linears as torch does.
+        """Draws the linears as torch does, biases included.
 
-        timm draws every linear of a `VisionTransformer` with a deviation of 0.02, which leaves
-        next to nothing of inputs that are three small coordinates.
+        A `VisionTransformer` draws its linears for inputs of unit size and without biases; here
+        the first inputs are three small coordinates.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -52,7 +52,7 @@ class PointEmbed(nn.Module):
             centres_BG3 = take_points(points_BN3, farthest_points(points_BN3, self.groups))
             nearest_BGK = nearest_points(points_BN3, centres_BG3, self.group_size)
             flat = take_points(points_BN3, nearest_BGK.flatten(1))
-            neighbours_BGK3 = flat.unflatten(1, (self.groups, self.group_size))
+            neighbours_BGK3 = flat.view(-1, self.groups, self.group_size, 3)
             return neighbours_BGK3 - centres_BG3[:, :, None], centres_BG3
 
     def encode(self, relative_BGK3: Tensor) -> Tensor:

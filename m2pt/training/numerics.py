@@ -95,7 +95,7 @@ def _distributed(model: nn.Module, world: World) -> nn.Module:
     if world.size == 1:
         return model
     # Buffers are constants or follow the step; sending them every step costs a third of its time.
-    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 @contextmanager

@@ -6,9 +6,9 @@ from typing import Any
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.io import as_dict
 from orchestrator.storage.checkpoints import Accepted
-from orchestrator.study.agenda import TrialPlan
 from orchestrator.study.identity import Digests
 from orchestrator.study.plan import rungs
+from orchestrator.study.trial import TrialPlan
 
 Json = dict[str, Any]
 
@@ -25,10 +25,11 @@ class Assigner:
     def train(self, plan: TrialPlan) -> Json:
         """Train this trial, from its newest accepted checkpoint if there is one."""
         experiment = plan.experiment
+        search, epochs = experiment.search, experiment.training.epochs
         searched = plan.stage == "search"
         return self._of(plan) | {
             "kind": "train",
-            "rungs": list(rungs(experiment)) if searched else [],
+            "rungs": list(rungs(search.scheduler, epochs)) if searched else [],
             "every_epochs": experiment.checkpoints.every_epochs,
         }
 
@@ -43,13 +44,15 @@ class Assigner:
             "trial": plan.trial,
             "fence": self.accepted.epoch,
             "accepted": sorted(m for m in self.accepted.manifests if f"/{plan.trial}/" in m),
-            "experiment": as_dict(plan.experiment),
-            "planned": plan.event(),
-            "auxiliaries": {
-                name: self._auxiliary(plan.experiment, name)
-                for name in plan.experiment.pathway.names
+            "planned": planned_event(plan),
+            "inputs": {
+                "experiment": as_dict(plan.experiment),
+                "auxiliaries": {
+                    name: self._auxiliary(plan.experiment, name)
+                    for name in plan.experiment.pathway.names
+                },
+                "target": self.digests.target,
             },
-            "target": self.digests.target,
         }
 
     def _auxiliary(self, experiment: Experiment, name: str) -> Json:
@@ -60,3 +63,18 @@ class Assigner:
             assert source.like is not None  # the schema asks for it beside control
             name = source.like
         return {"sha256": self.digests.auxiliaries[name], "controls": controls}
+
+
+def planned_event(plan: TrialPlan) -> Json:
+    """The journal's `planned` event of a trial."""
+    return {
+        "kind": "planned",
+        "trial": plan.trial,
+        "arm": plan.arm,
+        "label": plan.label,
+        "stage": plan.stage,
+        "seed": plan.seed,
+        "values": dict(plan.values),
+        "auxiliary": plan.auxiliary,
+        "coverage": plan.coverage,
+    }

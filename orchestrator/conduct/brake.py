@@ -91,6 +91,4 @@ def request_stop(store: Store, study: str, by: str) -> None:
 
 
 def _requests(store: Store, study: str) -> list[str]:
-    return [entry.key for entry in store.list(layout.controls(study) + "/")]
-
-
+    return [entry.key for entry in store.list(layout.controls(study))]

@@ -26,7 +26,7 @@ def stored_experiment(store: Store, study: str) -> Experiment:
     try:
         text = store.get(layout.experiment(study))
     except Missing:
-        known = sorted({entry.key.split("/")[1] for entry in store.list(f"{layout.STUDIES}/")})
+        known = sorted({entry.key.split("/")[1] for entry in store.list(layout.STUDIES)})
         there = f"; there are: {', '.join(known)}" if known else "; there is none"
         raise RequestError(f"no study {study!r} lies under {store.uri}{there}") from None
     return parse_experiment(text.decode(), f"{store.uri}/{layout.experiment(study)}")

@@ -8,27 +8,28 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator import environment
 from orchestrator.conduct.assign import Assigner
 from orchestrator.conduct.brake import Brake
-from orchestrator.conduct.progress import View
 from orchestrator.conduct.ownership import check_owner
-from orchestrator.conduct.supply import Supply
+from orchestrator.conduct.places import tracking_uri
+from orchestrator.conduct.progress import View
+from orchestrator.conduct.supply import Supply, data_digest
 from orchestrator.conduct.timing import Timing, timing
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.io import as_dict, as_text, experiment_sha256
 from orchestrator.errors import NoTrialSucceeded, Stopped
+from orchestrator.evidence.findings import findings
 from orchestrator.evidence.report import render
-from orchestrator.evidence.verdict import verdict
 from orchestrator.storage import layout
 from orchestrator.storage.lease import Lease
 from orchestrator.storage.uri import Store
 from orchestrator.study.agenda import Agenda
 from orchestrator.study.plan import make_plan
-from orchestrator.study.selection import to_settle
+from orchestrator.study.settlement import to_settle
 from orchestrator.tracking.journal import Journal, read_events
 from orchestrator.tracking.mlflow import Tracker
 from orchestrator.tracking.record import StudyRecord, fold
@@ -76,7 +77,6 @@ class _Run:
     view: View
     lease: Lease
     journal: Journal
-    record: StudyRecord
     tracker: Tracker
     brake: Brake
 
@@ -87,19 +87,22 @@ class _Run:
         lease = stack.enter_context(Lease.acquire(store, name))
         spool = environment.state_folder() / "spool"
         journal = stack.enter_context(Journal.open(store, name, lease, spool=spool))
-        record = StudyRecord()
-        journal.subscribe(record.apply, replay=True)
         tracker = Tracker(tracking_uri(experiment), name, name)
         stack.callback(tracker.close)
         journal.subscribe(tracker.observe, replay=True)
         journal.subscribe(view.observe, replay=True)
         brake = stack.enter_context(Brake(store, name, lease))
-        plan = json.dumps(make_plan(experiment).to_json(), indent=1)
+        plan = json.dumps(make_plan(experiment).as_dict(), indent=1)
         store.put(layout.experiment(name), text.encode())
         store.put(layout.plan(name), plan.encode())
         tracker.add_artifact("experiment.yaml", text)
         tracker.add_artifact("plan.json", plan)
-        return _Run(store, experiment, view, lease, journal, record, tracker, brake)
+        return _Run(store, experiment, view, lease, journal, tracker, brake)
+
+    @property
+    def record(self) -> StudyRecord:
+        """Everything that happened, folded."""
+        return self.journal.record
 
     def go(self, address: str | None) -> None:
         """From connecting to Ray to the report."""
@@ -117,6 +120,9 @@ class _Run:
                 self._on(cluster)
         except Stopped:
             pass
+        except Exception:
+            self.brake.raise_if_broken()  # what ended the study, not what followed from it
+            raise
         self.brake.raise_if_broken()
         if self.brake():
             self.journal.append({"kind": "study_stopped", "why": self.brake.why})
@@ -127,7 +133,7 @@ class _Run:
         """Everything that needs gangs."""
         from orchestrator.ray_backend import tune
         from orchestrator.ray_backend.gang import Gangs
-        from orchestrator.ray_backend.leases import follow, lease_all, open_mailbox
+        from orchestrator.ray_backend.leases import following, lease_all, open_mailbox
         from orchestrator.ray_backend.session import gangs_that_fit
 
         experiment, name = self.experiment, self.experiment.name
@@ -136,25 +142,22 @@ class _Run:
         opened = time.time()
         gangs = Gangs(mailbox, count, experiment.resources, name, cluster.folder)
         self.view.phase(f"opening {count} gangs of {experiment.resources.workers} workers")
-        gangs.open()
-        ended = follow(mailbox, lambda event: self._on_gang_event(event, opened))
         self.brake.watch(gangs.check)
-        try:
 
-            def lease(
-                work: Mapping[str, Json], on_report: Callable[[str, Json], None]
-            ) -> dict[str, Json]:
-                return lease_all(mailbox, work, self.brake, on_report)
+        def lease(
+            work: Mapping[str, Json], on_report: Callable[[str, Json], None]
+        ) -> dict[str, Json]:
+            return lease_all(mailbox, work, self.brake, on_report)
 
+        with following(mailbox, lambda event: self._on_gang_event(event, opened)), gangs:
             self.view.phase("auxiliaries")
             digests = Supply(self.store, experiment, lease, self._emit).digests()
-            agenda = Agenda(experiment, digests)
+            agenda = Agenda(experiment, lambda own: replace(digests, data=data_digest(own)))
             assigner = Assigner(name, self.store.uri, self.journal.accepted, digests)
             self.view.phase("trials")
             study = tune.Study(
                 agenda=agenda,
                 journal=self.journal,
-                record=self.record,
                 mailbox=mailbox,
                 search=experiment.search,
                 epochs=experiment.training.epochs,
@@ -164,9 +167,6 @@ class _Run:
             tune.run(study, count + 1, cluster.node_id, cluster.folder)
             if not self.brake():
                 self._settle(agenda, assigner, lease)
-            gangs.close()
-        finally:
-            ended.set()
 
     def _on_gang_event(self, event: Json, opened: float) -> None:
         if event["kind"] in ("gang_opened", "gang_lost"):
@@ -191,12 +191,11 @@ class _Run:
 
     def _settle(self, agenda: Agenda, assigner: Assigner, lease: Any) -> None:
         """Read the test split, once for each trial that the verdict compares; export the best."""
-        wanted = to_settle(self.record, self.experiment)
         pending = {
-            f"settle:{trial}": assigner.settle(agenda.plan_of(self.record, trial), export=export)
-            for trial, export in wanted.items()
-            if not self.record.trials[trial].tested
-            or (export and self.record.trials[trial].exported is None)
+            f"settle:{one.plan.trial}": assigner.settle(one.plan, export=one.export)
+            for one in to_settle(self.record, self.experiment, agenda)
+            if not self.record.trials[one.plan.trial].tested
+            or (one.export and self.record.trials[one.plan.trial].exported is None)
         }
         if not pending:
             return
@@ -216,7 +215,7 @@ class _Run:
         if not any(trial.status == "finished" for trial in self.record.trials.values()):
             errors = sorted({t.error for t in self.record.trials.values() if t.error})
             raise NoTrialSucceeded(f"every trial failed: {'; '.join(errors)[:1000]}")
-        line = verdict(self.record, self.experiment)
+        line = findings(self.record, self.experiment).verdict.text
         self.journal.append({"kind": "study_finished", "verdict": line})
         self.journal.flush()
         files = render(self.record, self.experiment)

@@ -6,7 +6,7 @@ fingerprint covers everything that changes them, and the store remembers the blo
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,15 @@ from orchestrator.config.io import as_dict
 from orchestrator.errors import RequestError
 from orchestrator.storage import blobs, layout
 from orchestrator.storage.uri import Missing, Store
-from orchestrator.study.identity import Digests, sha256_of
+from orchestrator.study.arms import possible_auxiliaries
+from orchestrator.study.identity import Digests, pretrain_fingerprint
 
 Json = dict[str, Any]
 LeaseAll = Callable[[Mapping[str, Json], Callable[[str, Json], None]], dict[str, Json]]
 Emit = Callable[[Mapping[str, Any]], object]
 
 TARGET = "target"  # the name that the target's own weights go by, beside the auxiliaries'
-PRETRAINING_FORMAT = 1  # of the fingerprint: a change of the method makes new weights
+PRETRAINED_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Supply:
                 raise RequestError(f"auxiliaries.{name}.pretrain: {why}")
             made = {key: outcome[key] for key in ("sha256", "seconds", "metrics")}
             key = layout.pretrained(fingerprint(self.experiment, missing[name]))
-            self.store.put(key, json.dumps({"format": PRETRAINING_FORMAT, **made}).encode())
+            self.store.put(key, json.dumps({"format": PRETRAINED_FORMAT, **made}).encode())
             self.emit({"kind": "auxiliary_ready", "name": name, **made})
             digests[name] = made["sha256"]
         return digests
@@ -90,7 +91,9 @@ class Supply:
 
     def _known(self, config: PretrainConfig) -> Json | None:
         try:
-            made = json.loads(self.store.get(layout.pretrained(fingerprint(self.experiment, config))))
+            made = json.loads(
+                self.store.get(layout.pretrained(fingerprint(self.experiment, config)))
+            )
         except Missing:
             return None
         if not self.store.exists(layout.blob(made["sha256"])):
@@ -115,23 +118,13 @@ def data_digest(experiment: Experiment) -> str:
         raise RequestError(f"data: {error}") from error
 
 
-def in_play(experiment: Experiment) -> set[str]:
-    """The auxiliaries that some trial of the study may use."""
-    names = set(experiment.pathway.names)
-    distribution = experiment.search.space.get("pathway.auxiliary")
-    for value in getattr(distribution, "values", []):
-        names |= set(value) if isinstance(value, list) else {value}
-    return {name for name in names if name in experiment.auxiliaries}
-
-
 def sources(experiment: Experiment) -> dict[str, WeightSource]:
     """The weights to have at hand, by name: the target's, and those in play or likened to."""
-    wanted: dict[str, WeightSource] = {}
-    for name in sorted(in_play(experiment)):
-        root = name
-        while (like := experiment.auxiliaries[root].like) is not None:
-            root = like
-        wanted[root] = experiment.auxiliaries[root]
+    wanted = {
+        name: experiment.auxiliaries[name]
+        for name in possible_auxiliaries(experiment)
+        if experiment.auxiliaries[name].control is None
+    }
     if experiment.target is not None:
         wanted[TARGET] = experiment.target
     return wanted
@@ -139,11 +132,4 @@ def sources(experiment: Experiment) -> dict[str, WeightSource]:
 
 def fingerprint(experiment: Experiment, config: PretrainConfig) -> str:
     """What decides pre-trained weights: the data's content, the encoder and the recipe."""
-    return sha256_of(
-        {
-            "format": PRETRAINING_FORMAT,
-            "data": describe(config.data).digest,
-            "model": {**asdict(experiment.model), "tokenizer": None},
-            "config": asdict(config),
-        }
-    )
+    return pretrain_fingerprint(config, experiment.model, describe(config.data).digest)

@@ -4,7 +4,7 @@ Reading a file, and checking the search space against these types, is `io` and `
 here are the rules of single fields and of fields among each other. Imports no torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -121,7 +121,9 @@ class Resources(_Section):
     workers: int = Field(default=1, ge=1)
     """Ray Train workers of one trial; the batch is split over them."""
     cpus_per_worker: float = Field(default=1.0, gt=0)
+    """CPUs that Ray sets aside for each worker."""
     gpus_per_worker: float = Field(default=0.0, ge=0)
+    """GPUs for each worker; 0 trains on the CPU, a fraction shares one."""
     concurrent_trials: int = Field(default=2, ge=1)
     """How many trials train at once, each on a gang of its own."""
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
@@ -158,12 +160,14 @@ class Search(_Section):
     trials: int = Field(default=16, ge=1)
     """Distinct configurations to try on the file's seed."""
     sampler: Literal["tpe", "random"] = "tpe"
+    """tpe learns from the trials so far (tree-structured Parzen estimator); random does not."""
     metric: str = "val/accuracy"
     """What is compared: val/accuracy, val/loss or train/loss. Test figures are read once, at
     the end, and cannot be searched on."""
     mode: Literal["max", "min"] = "max"
     """Whether more or less of the metric is better."""
     scheduler: Scheduler = Scheduler()
+    """Which search trials are stopped early."""
     seeds: int = Field(default=3, ge=1)
     """The baseline and the confirmed arms run on the seeds seed, seed + 1, ..."""
     confirm: int = Field(default=1, ge=0)
@@ -189,6 +193,7 @@ class Checkpoints(_Section):
     """How often the resumable state of a trial is stored."""
 
     every_epochs: int = Field(default=1, ge=1)
+    """A state is stored after every so many epochs, and after the last."""
 
 
 class Experiment(_Section):
@@ -205,15 +210,21 @@ class Experiment(_Section):
     data: DataConfig
     """The target task."""
     model: ModelConfig = ModelConfig()
+    """The target, and the shape of every auxiliary's blocks."""
+    auxiliaries: dict[str, WeightSource] = Field(default_factory=dict)
+    """Name -> weights that may be borrowed; a name is letters, digits, _ and -."""
     target: WeightSource | None = None
     """Weights that the target starts from; null is from scratch."""
-    auxiliaries: dict[str, WeightSource] = Field(default_factory=dict)
-    """Name -> weights that may be borrowed."""
     pathway: PathwaySection = PathwaySection()
+    """What is borrowed, and into which layers."""
     training: Recipe = Recipe()
+    """How the target is trained."""
     resources: Resources = Resources()
+    """What one trial runs on, and in which arithmetic."""
     search: Search = Search()
+    """What is varied, and how the best is found and confirmed."""
     checkpoints: Checkpoints = Checkpoints()
+    """When resumable state is stored."""
 
     @model_validator(mode="after")
     def _names(self) -> "Experiment":
@@ -272,8 +283,12 @@ class Experiment(_Section):
 
     def used_auxiliaries(self) -> tuple[str, ...]:
         """The auxiliaries in use and, for controls, those they are made like; sources first."""
+        return self.with_sources(self.pathway.names)
+
+    def with_sources(self, names: Iterable[str]) -> tuple[str, ...]:
+        """`names` and, for controls, the auxiliaries they are made like; sources first."""
         ordered: list[str] = []
-        for name in self.pathway.names:
+        for name in names:
             chain = [name]
             while (like := self.auxiliaries[chain[-1]].like) is not None:
                 chain.append(like)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import JsonValue, ValidationError
+from pydantic import ValidationError
 
 from orchestrator.config.document import Document, read_yaml, shown, write_yaml
 from orchestrator.config.experiment import BASELINE, Experiment
@@ -51,7 +51,7 @@ def parse_experiment(text: str, name: str, overrides: Iterable[str] = ()) -> Exp
     return experiment
 
 
-def apply(experiment: Experiment, values: Mapping[str, JsonValue]) -> Experiment:
+def apply(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
     """The experiment with the value at each dotted path replaced; all rules are checked again.
 
     Raises:
@@ -125,7 +125,7 @@ def _validated(document: Document) -> Experiment:
         raise refuse(document, problems_of(error, data, all_paths(_SOME))) from None
 
 
-def _broken(experiment: Experiment, values: Mapping[str, JsonValue]) -> str | None:
+def _broken(experiment: Experiment, values: Mapping[str, Any]) -> str | None:
     try:
         apply(experiment, values)
     except RequestError as error:

@@ -41,7 +41,7 @@ def keys_of(section: Section) -> dict[str, Any]:
 
 def section_in(annotation: Any) -> Section | None:
     """The section that an annotation holds (`X`, `X | None`), if it holds one."""
-    options = get_args(annotation) if _is_union(annotation) else (annotation,)
+    options = get_args(annotation) if is_union(annotation) else (annotation,)
     for option in options:
         if isinstance(option, type) and (
             issubclass(option, BaseModel) or dataclasses.is_dataclass(option)
@@ -136,5 +136,6 @@ def _paths(section: Section, prefix: str, names: tuple[str, ...]) -> Iterator[st
                 yield from _paths(named, f"{path}.{name}.", names)
 
 
-def _is_union(annotation: Any) -> bool:
+def is_union(annotation: Any) -> bool:
+    """Whether an annotation is `X | Y`, in either spelling."""
     return get_origin(annotation) in (Union, types.UnionType)

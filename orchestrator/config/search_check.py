@@ -3,14 +3,21 @@ hold. Pure."""
 
 from collections.abc import Callable, Iterator, Mapping
 
-from pydantic import JsonValue
-
 from orchestrator.config.document import shown
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.names import nearest
 from orchestrator.config.paths import needs_auxiliary, searchable_paths, why_unsearchable
 from orchestrator.config.problems import Problem
-from search_spaces.space import Choice, Distribution, Grid, RandInt, Space, SpaceError, Values
+from search_spaces.space import (
+    Choice,
+    Distribution,
+    Grid,
+    RandInt,
+    Space,
+    SpaceError,
+    Value,
+    Values,
+)
 
 Attempt = Callable[[Values], str | None]
 """Tries a configuration; returns the rule that it breaks, or None."""
@@ -77,7 +84,7 @@ def _refused(space: Space, path: str, attempt: Attempt) -> Iterator[Problem]:
             yield Problem(inside, f"value {shown(value)} cannot be set: {broken}")
 
 
-def _probes(distribution: Distribution) -> list[JsonValue]:
+def _probes(distribution: Distribution) -> list[Value]:
     if isinstance(distribution, Choice | Grid):
         return list(distribution.values)
     if isinstance(distribution, RandInt):
@@ -87,7 +94,7 @@ def _probes(distribution: Distribution) -> list[JsonValue]:
 
 def _context(space: Space, path: str) -> Values:
     """Values of the paths that conditions name, such that `path` is active."""
-    wanted: dict[str, list[JsonValue]] = {}
+    wanted: dict[str, list[Value]] = {}
     pending = [path]
     while pending:
         distribution = space.paths[pending.pop()]

@@ -1,11 +1,11 @@
 """What a record says, arm by arm, ready to be shown: the one source of tables, plots and report.
 
-Which arm leads, and which one is best, `orchestrator.study.selection` decides; here its figures
-are put beside the baseline's and the control's.
+Which arm leads, and which one is best, `orchestrator.study.selection` decides; here its rows are
+put beside the baseline and the control, on validation and on test.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,62 +18,70 @@ from orchestrator.evidence.series import (
     scale_tracks,
     summarise_scales,
 )
-from orchestrator.evidence.statistics import PairedDifference, Spread, paired_difference, spread
+from orchestrator.evidence.statistics import (
+    PairedDifference,
+    Spread,
+    of_differences,
+    paired_difference,
+    spread,
+)
 from orchestrator.evidence.verdict import Comparison, Verdict, verdict
 from orchestrator.evidence.wording import Measure, count
-from orchestrator.study.selection import best_arm, leaderboard
+from orchestrator.study.selection import ArmRow, best_arm, leaderboard
+from orchestrator.study.view import trained
 from orchestrator.tracking.record import StudyRecord, TrialRecord
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm with all its trials.
+    """One arm: its row in the leaderboard, its trials, and its figures on the test split.
 
     Attributes:
+        row: from `selection.leaderboard`; metrics are the searched one's, by seed.
         role: its part in the comparison; ``other`` is everything that is not compared on test.
-        borrows_nothing: it is a control: stage ``control``, or an auxiliary declared as one.
-        values: the search metric by seed, each after the trial's last epoch; only seeds that were
-            trained for ``epochs`` epochs.
-        tested: the same measure on the test split by seed; empty where it was not read.
+        trials: in order of their seeds.
+        tested: the searched measure on the test split by seed; empty where it was not read.
     """
 
-    arm: str
-    label: str
-    auxiliary: str
-    coverage: str
+    row: ArmRow
     role: Role
-    borrows_nothing: bool
     trials: tuple[TrialRecord, ...]
-    epochs: int
-    full_epochs: int
-    values: Mapping[int, float]
     tested: Mapping[int, float]
 
     @property
-    def partial(self) -> bool:
-        """No seed of it was trained to the end."""
-        return self.epochs < self.full_epochs
+    def label(self) -> str:
+        """The arm in words."""
+        return self.row.label
 
-    @cached_property
+    @property
+    def borrows_nothing(self) -> bool:
+        """It is a control: its auxiliary carries no knowledge."""
+        return self.row.kind == "control"
+
+    @property
     def level(self) -> Spread:
-        """Mean and spread of the search metric over its seeds."""
-        return spread(self.values.values())
+        """Mean and spread of the searched metric over its seeds."""
+        return Spread(self.row.mean, self.row.std, self.row.n)
+
+    @property
+    def to_baseline(self) -> PairedDifference | None:
+        """Arm minus baseline on the searched metric; None for the baseline itself."""
+        return None if self.role == "baseline" else of_differences(self.row.deltas)
+
+    @property
+    def trials_behind(self) -> tuple[TrialRecord, ...]:
+        """The trials behind its figures: those that did not fail, the longest trained."""
+        return tuple(trial for trial in self.trials if trial.seed in self.row.metrics)
 
     @cached_property
     def tracks(self) -> tuple[ScaleTrack, ...]:
-        """λ of every linear, of all its longest trials one after the other."""
-        longest = [trial for trial in self.trials if len(trial.epochs) == self.epochs]
-        return tuple(track for trial in longest for track in tracks_of(trial))
+        """λ of every linear, of the trials behind its figures, one after the other."""
+        return tuple(track for trial in self.trials_behind for track in tracks_of(trial))
 
     @property
     def scales(self) -> ScaleSummary | None:
         """|λ| at the end, over all linears and seeds."""
         return summarise_scales(self.tracks)
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """Why its trials were run."""
-        return tuple(dict.fromkeys(trial.stage for trial in self.trials))
 
     @property
     def outcome(self) -> str:
@@ -98,96 +106,101 @@ class Findings:
     """Pathway arms that have a figure, controls left out: what the best was chosen among."""
 
     @cached_property
-    def tested(self) -> bool:
-        """Whether the best arm was measured on the test split."""
-        return self.best is not None and bool(self.best.tested)
-
-    @cached_property
     def validation(self) -> Comparison | None:
         """The best arm on the split that it was chosen on."""
-        return self._comparison(on_test=False)
+        if self.best is None:
+            return None
+        return self._comparison(
+            self.best,
+            self.measure,
+            values=self.best.row.metrics,
+            baseline=self.baseline_beside(self.best),
+            control=self.control.row.metrics if self.control else {},
+        )
 
     @cached_property
     def test(self) -> Comparison | None:
         """The best arm on the test split; None where it was not read."""
-        return self._comparison(on_test=True) if self.tested else None
+        if self.best is None or not self.best.tested:
+            return None
+        return self._comparison(
+            self.best,
+            self.measure.on_test(),
+            values=self.best.tested,
+            baseline=self.baseline.tested if self.baseline else {},
+            control=self.control.tested if self.control else {},
+        )
 
     @cached_property
     def verdict(self) -> Verdict:
         """What may be said, on test where it was read, else on validation."""
         return verdict(self.test or self.validation)
 
-    def baseline_at(self, epoch: int) -> Mapping[int, float]:
-        """The baseline by seed after as many epochs: partial arms are shown beside this."""
+    def baseline_beside(self, arm: Arm) -> Mapping[int, float]:
+        """The baseline by seed; beside an arm that was stopped, after as many epochs as that."""
         if self.baseline is None:
             return {}
-        return values_at(self.baseline.trials, self.measure, epoch)
-
-    def difference(self, arm: Arm) -> PairedDifference | None:
-        """Arm minus baseline at the same seeds and the same epoch; None for the baseline."""
-        if self.baseline is None or arm.arm == self.baseline.arm:
-            return None
-        return paired_difference(arm.values, self.baseline_at(arm.epochs))
-
-    def beside(self, arm: Arm) -> Spread:
-        """The baseline's level after as many epochs as the arm was trained for."""
-        return spread(self.baseline_at(arm.epochs).values())
+        if not arm.row.partial:
+            return self.baseline.row.metrics
+        found = {}
+        for trial in self.baseline.trials:
+            entry = trial.at(arm.row.epochs)
+            value = entry.metrics.get(self.measure.name, math.nan) if entry else math.nan
+            if math.isfinite(value) and trial.seed in self.baseline.row.metrics:
+                found[trial.seed] = value
+        return found
 
     def curves(self) -> list[Curve]:
-        """The search metric of every trial by epoch, for the plot."""
+        """The searched metric of every trial by epoch, for the plot."""
         arms = [arm for arm in (self.baseline, *self.arms) if arm is not None]
         return [curve for arm in arms for curve in _curves(arm, self.measure)]
 
-    def _comparison(self, *, on_test: bool) -> Comparison | None:
-        best = self.best
-        if best is None:
-            return None
-
-        def side(arm: Arm | None) -> Mapping[int, float]:
-            if arm is None:
-                return {}
-            return arm.tested if on_test else arm.values
-
-        baseline: Mapping[int, float] = side(self.baseline)
-        if not on_test:
-            baseline = self.baseline_at(best.epochs)
+    def _comparison(
+        self,
+        best: Arm,
+        measure: Measure,
+        *,
+        values: Mapping[int, float],
+        baseline: Mapping[int, float],
+        control: Mapping[int, float],
+    ) -> Comparison:
+        kind = self.control.row.auxiliary.partition("~")[0] if self.control else "random"
         return Comparison(
             label=best.label,
-            auxiliary=best.auxiliary,
-            measure=self.measure.on_test() if on_test else self.measure,
-            values=side(best),
+            auxiliary=best.row.auxiliary,
+            measure=measure,
+            values=values,
             baseline=baseline,
-            control=side(self.control),
-            control_kind=self.control.auxiliary.partition("~")[0] if self.control else "random",
+            control=control,
+            control_kind=kind,
             arms_tried=self.tried,
-            epochs=best.epochs,
-            full_epochs=best.full_epochs,
+            epochs=best.row.epochs,
+            full_epochs=best.row.full_epochs,
         )
 
 
 def findings(record: StudyRecord, experiment: Experiment) -> Findings:
     """Everything that can be shown of a study at this point; works on a record without trials."""
     measure = Measure(experiment.search.metric, experiment.search.mode)
-    groups: dict[str, list[TrialRecord]] = {}
-    for trial in record.trials.values():
-        groups.setdefault(trial.arm, []).append(trial)
-    chosen = best_arm(record, experiment)
-    best = chosen.arm if chosen else None
-    roles = _roles(groups, best)
-    arms = {arm: _arm(trials, roles[arm], experiment, measure) for arm, trials in groups.items()}
-    order = [row.arm for row in leaderboard(record, experiment) if row.arm in arms]
-    order += [arm for arm in arms if arm not in order]
-    by_role = {role: arm for arm, role in roles.items() if role != "other"}
-    baseline = by_role.get("baseline")
-    ranked = tuple(arms[arm] for arm in order if arm != baseline)
+    best = best_arm(record, experiment)
+    rows = leaderboard(record, experiment)
+    arms = [_arm(row, _role(row, best), record, measure) for row in rows]
+    by_role = {arm.role: arm for arm in arms if arm.role != "other"}
     return Findings(
         measure=measure,
-        arms=ranked,
-        baseline=arms[baseline] if baseline else None,
-        best=arms[best] if best else None,
-        control=arms[by_role["control"]] if "control" in by_role else None,
-        tried=sum(bool(arm.values) and not arm.borrows_nothing for arm in ranked),
+        arms=tuple(arm for arm in arms if arm.role != "baseline"),
+        baseline=by_role.get("baseline"),
+        best=by_role.get("arm"),
+        control=by_role.get("control"),
+        tried=sum(row.kind == "pathway" and row.mean is not None for row in rows),
     )
+
+
+def difference_on_test(found: Findings, arm: Arm) -> PairedDifference | None:
+    """Arm minus baseline on test; None for the baseline, or where either was not read."""
+    if found.baseline is None or arm.role == "baseline":
+        return None
+    return paired_difference(arm.tested, found.baseline.tested)
 
 
 def tracks_of(trial: TrialRecord) -> tuple[ScaleTrack, ...]:
@@ -195,105 +208,53 @@ def tracks_of(trial: TrialRecord) -> tuple[ScaleTrack, ...]:
     return scale_tracks((entry.epoch, entry.scales) for entry in trial.epochs)
 
 
-def values_at(trials: Sequence[TrialRecord], measure: Measure, epoch: int) -> dict[int, float]:
-    """The measure by seed after this epoch; seeds that never got there, or failed, are left out."""
-    found = {}
-    for trial in trials:
-        entry = trial.at(epoch)
-        value = entry.metrics.get(measure.name) if entry else None
-        if value is not None and math.isfinite(value) and trial.status != "failed":
-            found[trial.seed] = value
-    return found
+def baseline_level(found: Findings, arm: Arm) -> Spread:
+    """The baseline's mean and spread, to be shown beside an arm."""
+    return spread(found.baseline_beside(arm).values())
 
 
 def progress(record: StudyRecord, experiment: Experiment) -> str:
     """How far a study that is not done has come; empty for one that is."""
     if record.status == "finished":
         return ""
-    states = [trial.status for trial in record.trials.values()]
-    over = sum(trial.over for trial in record.trials.values())
-    search = sum(trial.stage == "search" for trial in record.trials.values())
-    said = [
-        f"{count(over, 'trial')} over, {states.count('running')} running, "
-        f"{states.count('planned')} planned; {search} of {experiment.search.trials} "
-        "search configurations drawn"
-    ]
+    trials = list(record.trials.values())
+    states = [trial.status for trial in trials]
+    search = len({trial.arm for trial in trials if trial.stage == "search"})
+    said = (
+        f"{count(sum(trial.over for trial in trials), 'trial')} over, "
+        f"{states.count('running')} under way, {states.count('planned')} planned; "
+        f"{search} of {experiment.search.trials} search configurations drawn"
+    )
     if record.status == "stopped":
-        said.append(f"it was stopped ({record.why or 'no reason was recorded'})")
-    return "; ".join(said) + ". Every figure below may still change."
+        said += f"; stopped: {record.why or 'no reason was recorded'}"
+    return f"{said}. Every figure below may still change."
 
 
-def _roles(groups: Mapping[str, Sequence[TrialRecord]], best: str | None) -> dict[str, Role]:
-    """Baseline, best arm and its control by arm; every other arm is ``other``."""
-    roles: dict[str, Role] = dict.fromkeys(groups, "other")
-    for arm, trials in groups.items():
-        if any(trial.stage == "baseline" for trial in trials):
-            roles[arm] = "baseline"
-    if best is None:
-        return roles
-    roles[best] = "arm"
-    twin = groups[best][0]
-    for arm, trials in groups.items():
-        if roles[arm] == "other" and any(_is_control_of(trial, twin) for trial in trials):
-            roles[arm] = "control"
-    return roles
+def _role(row: ArmRow, best: ArmRow | None) -> Role:
+    if row.kind == "baseline":
+        return "baseline"
+    if best is not None and row.arm == best.arm:
+        return "arm"
+    if best is not None and row.control_of == best.arm:
+        return "control"
+    return "other"
 
 
-def _is_control_of(trial: TrialRecord, twin: TrialRecord) -> bool:
-    """Run as a control, and the same configuration but for what it borrows."""
-
-    def rest(of: TrialRecord) -> dict[str, object]:
-        return {path: value for path, value in of.values.items() if path != "pathway.auxiliary"}
-
-    if trial.stage != "control" or trial.coverage != twin.coverage:
-        return False
-    names = [name.partition("~")[2] for name in trial.auxiliary.split("+")]
-    return "+".join(names) == twin.auxiliary and rest(trial) == rest(twin)
-
-
-def _arm(
-    trials: Sequence[TrialRecord], role: Role, experiment: Experiment, measure: Measure
-) -> Arm:
-    first = trials[0]
-    epochs = max(
-        (trial.epochs[-1].epoch for trial in trials if trial.epochs and trial.status != "failed"),
-        default=0,
-    )
-    full = max((trial.epochs_planned or 0 for trial in trials), default=0)
-    on_test = measure.on_test().name
-    return Arm(
-        arm=first.arm,
-        label=first.label,
-        auxiliary=first.auxiliary,
-        coverage=first.coverage,
-        role=role,
-        borrows_nothing=role == "control" or _borrows_nothing(first, experiment),
-        trials=tuple(sorted(trials, key=lambda trial: trial.seed)),
-        epochs=epochs,
-        full_epochs=full or experiment.training.epochs,
-        values=values_at(trials, measure, epochs),
-        tested={trial.seed: trial.tested[on_test] for trial in trials if on_test in trial.tested},
-    )
-
-
-def _borrows_nothing(trial: TrialRecord, experiment: Experiment) -> bool:
-    if trial.stage == "control":
-        return True
-    sources = [experiment.auxiliaries.get(name) for name in trial.auxiliary.split("+")]
-    return any(source is not None and source.control is not None for source in sources)
+def _arm(row: ArmRow, role: Role, record: StudyRecord, measure: Measure) -> Arm:
+    trials = tuple(record.trials[trial] for trial in row.trials.values())
+    name = measure.on_test().name
+    tested = {trial.seed: trial.tested[name] for trial in trials if name in trial.tested}
+    return Arm(row, role, trials, tested)
 
 
 def _curves(arm: Arm, measure: Measure) -> list[Curve]:
     curves = []
     for trial in arm.trials:
-        points = [
-            (entry.epoch, entry.metrics[measure.name])
-            for entry in trial.epochs
-            if math.isfinite(entry.metrics.get(measure.name, math.nan))
-        ]
-        if points:
-            epochs, values = zip(*points, strict=True)
+        values = {entry.epoch: entry.metrics.get(measure.name, math.nan) for entry in trial.epochs}
+        finite = {epoch: value for epoch, value in values.items() if math.isfinite(value)}
+        if trained(trial) and finite:
+            row, epochs, points = arm.row, tuple(finite), tuple(finite.values())
             curves.append(
-                Curve(arm.arm, arm.label, arm.auxiliary, arm.role, trial.seed, epochs, values)
+                Curve(row.arm, row.label, row.auxiliary, arm.role, trial.seed, epochs, points)
             )
     return curves

@@ -258,7 +258,8 @@ def paired_dots(
         for x, (_, values) in enumerate(shown):
             mean = measure.shown(float(np.mean(list(values.values()))))
             axes.hlines(mean, x - 0.22, x + 0.22, color=INK, linewidth=2.4)
-            axes.annotate(f"{mean:.4g}", (x + 0.24, mean), va="center", color=INK, fontsize=8.5)
+            words = f"{mean:.2f}" if measure.is_fraction else f"{mean:.4g}"
+            axes.annotate(words, (x + 0.24, mean), va="center", color=INK, fontsize=8.5)
         axes.set_xticks(range(len(shown)), [name for name, _ in shown])
         axes.set_xlim(-0.5, max(1, len(shown)) - 0.25)
         axes.set_ylabel(measure.title)

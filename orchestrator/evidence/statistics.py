@@ -99,25 +99,36 @@ def paired_difference(
     Raises:
         ValueError: confidence outside (0, 1).
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: must lie between 0 and 1, is {confidence}; 0.95 is usual")
-    seeds = tuple(
+    seeds = [
         seed
         for seed in sorted(arm.keys() & reference.keys())
         if math.isfinite(arm[seed]) and math.isfinite(reference[seed])
-    )
-    if not seeds:
+    ]
+    differences = {seed: _difference(arm[seed], reference[seed]) for seed in seeds}
+    return of_differences(differences, confidence=confidence)
+
+
+def of_differences(
+    differences: Mapping[int, float], *, confidence: float = 0.95
+) -> PairedDifference | None:
+    """The same from differences by seed, where they are known already.
+
+    Raises:
+        ValueError: confidence outside (0, 1).
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: must lie between 0 and 1, is {confidence}; 0.95 is usual")
+    if not differences:
         return None
-    differences = tuple(_difference(arm[seed], reference[seed]) for seed in seeds)
-    found = spread(differences)
-    low, high = _interval(differences, confidence)
-    above = sum(value > 0 for value in differences)
-    below = sum(value < 0 for value in differences)
+    seeds = tuple(sorted(differences))
+    values = tuple(float(differences[seed]) for seed in seeds)
+    low, high = _interval(values, confidence)
+    above, below = sum(value > 0 for value in values), sum(value < 0 for value in values)
     return PairedDifference(
         seeds=seeds,
-        differences=differences,
-        mean=float(np.mean(differences)),
-        std=found.std,
+        differences=values,
+        mean=float(np.mean(values)),
+        std=spread(values).std,
         low=low,
         high=high,
         confidence=confidence,

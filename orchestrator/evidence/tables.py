@@ -4,39 +4,54 @@ No row stands alone: beside each level is the baseline's over the same epochs, a
 is taken over matched seeds only.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.evidence.findings import Arm, Findings
+from orchestrator.evidence.findings import Arm, Findings, baseline_level
 from orchestrator.evidence.wording import Measure
 
 
 def rows(found: Findings) -> list[dict[str, Any]]:
     """The leaderboard as plain values (JSON), baseline first, then in order of merit.
 
-    Keys: rank (None for the baseline and controls), arm, label, role, control, stages, seeds,
+    Keys: rank (None for the baseline and controls), arm, label, role, kind, stages, seeds,
     metric, mean, std, n, baseline_mean, baseline_std, baseline_n, difference, difference_low,
     difference_high, difference_n, epochs, full_epochs, partial, scale_mean_abs, scale_max_abs,
     scale_max_at, test, outcome.
     """
     listed, rank = [], 0
     for arm in _ordered(found):
-        ranked = arm.role != "baseline" and not arm.borrows_nothing and bool(arm.values)
+        ranked = arm.row.kind in ("pathway", "plain") and arm.row.mean is not None
         rank += ranked
         listed.append({"rank": rank if ranked else None, **_row(found, arm)})
     return listed
 
 
 def leaderboard_table(found: Findings, *, title: str | None = None, most: int = 20) -> Table:
-    """The leaderboard for a terminal, at most ``most`` arms besides the baseline."""
-    table = Table(title=title, title_justify="left", header_style="bold", expand=False)
-    table.add_column("#", justify="right")
-    table.add_column("arm", overflow="fold", min_width=20)
-    for name in (found.measure.title, "baseline", "difference", "epochs", "|λ|"):
-        table.add_column(name, justify="right")
-    table.add_column("outcome", overflow="fold")
+    """The leaderboard for a terminal, at most ``most`` arms besides the baseline.
+
+    Levels are mean ± standard deviation (seeds); ``@3`` marks the baseline's level after three
+    epochs, beside an arm that was stopped there; |λ| is the mean over linears at the end. The
+    first column says which rows the verdict compares (base, best), ranks, and marks controls.
+    """
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("", no_wrap=True)
+    table.add_column("arm", overflow="fold")
+    for name in (found.measure.title, "baseline", "difference"):
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column("|λ|", justify="right", no_wrap=True)
+    table.add_column("epochs", overflow="fold")
     listed = rows(found)
     for row in listed[: most + 1]:
         table.add_row(*_cells(row, found.measure), style=_style(row))
@@ -45,43 +60,26 @@ def leaderboard_table(found: Findings, *, title: str | None = None, most: int = 
     return table
 
 
-def difference_text(row: dict[str, Any], measure: Measure) -> str:
-    """``+1.20 (-0.40 to +2.80)``, or without the interval where there is none."""
-    if row["difference"] is None:
-        return ""
-    text = measure.difference(row["difference"])
-    if row["difference_low"] is None:
-        return text
-    low, high = (
-        measure.difference(row["difference_low"]),
-        measure.difference(row["difference_high"]),
-    )
-    return f"{text} ({low} to {high})"
-
-
-def scales_text(row: dict[str, Any]) -> str:
-    """``0.013, most 0.050 at 3.fc2``; empty without a pathway."""
-    if row["scale_mean_abs"] is None:
-        return ""
-    return f"{row['scale_mean_abs']:.3g}, most {row['scale_max_abs']:.3g} at {row['scale_max_at']}"
-
-
-def level_text(row: dict[str, Any], measure: Measure) -> str:
-    """``92.50 ± 0.31 % (n=3)``."""
+def level_text(row: Mapping[str, Any], measure: Measure) -> str:
+    """``92.50 ± 0.31 (3)``: mean, standard deviation, seeds."""
     return measure.level_with_spread(row["mean"], row["std"], row["n"])
 
 
-def baseline_text(row: dict[str, Any], measure: Measure) -> str:
-    """The baseline beside a row, with the epoch where it is not the last."""
+def baseline_text(row: Mapping[str, Any], measure: Measure) -> str:
+    """The baseline beside a row, likewise; empty in its own."""
     if row["role"] == "baseline":
         return ""
-    shown = measure.level_with_spread(row["baseline_mean"], row["baseline_std"], row["baseline_n"])
-    return f"{shown} at epoch {row['epochs']}" if row["partial"] and row["n"] else shown
+    return measure.level_with_spread(row["baseline_mean"], row["baseline_std"], row["baseline_n"])
 
 
-def epochs_text(row: dict[str, Any]) -> str:
-    """``6`` or ``3 of 6``."""
-    return f"{row['epochs']} of {row['full_epochs']}" if row["partial"] else str(row["epochs"])
+def difference_text(row: Mapping[str, Any], measure: Measure) -> str:
+    """``+1.20 (-0.40 to +2.80)``, or without the interval where there is none."""
+    if row["difference"] is None:
+        return ""
+    text, low = measure.difference(row["difference"]), row["difference_low"]
+    if low is None:
+        return text
+    return f"{text} ({measure.difference(low)} to {measure.difference(row['difference_high'])})"
 
 
 def _ordered(found: Findings) -> list[Arm]:
@@ -90,15 +88,15 @@ def _ordered(found: Findings) -> list[Arm]:
 
 
 def _row(found: Findings, arm: Arm) -> dict[str, Any]:
-    level, difference, scales = arm.level, found.difference(arm), arm.scales
-    beside = found.beside(arm)
+    row, level, difference, scales = arm.row, arm.level, arm.to_baseline, arm.scales
+    beside = baseline_level(found, arm)
     return {
-        "arm": arm.arm,
-        "label": arm.label,
+        "arm": row.arm,
+        "label": row.label,
         "role": "best" if arm.role == "arm" else arm.role,
-        "control": arm.borrows_nothing,
-        "stages": list(arm.stages),
-        "seeds": sorted(arm.values),
+        "kind": row.kind,
+        "stages": list(row.stages),
+        "seeds": list(row.seeds),
         "metric": found.measure.name,
         "mean": level.mean,
         "std": level.std,
@@ -110,9 +108,9 @@ def _row(found: Findings, arm: Arm) -> dict[str, Any]:
         "difference_low": difference.low if difference else None,
         "difference_high": difference.high if difference else None,
         "difference_n": difference.n if difference else 0,
-        "epochs": arm.epochs,
-        "full_epochs": arm.full_epochs,
-        "partial": arm.partial,
+        "epochs": row.epochs,
+        "full_epochs": row.full_epochs,
+        "partial": row.partial,
         "scale_mean_abs": scales.mean_abs if scales else None,
         "scale_max_abs": scales.max_abs if scales else None,
         "scale_max_at": scales.where if scales else None,
@@ -121,25 +119,37 @@ def _row(found: Findings, arm: Arm) -> dict[str, Any]:
     }
 
 
-def _cells(row: dict[str, Any], measure: Measure) -> list[str | Text]:
-    label = row["label"]
-    if row["role"] == "best":
-        label += "  [best]"
-    elif row["control"]:
-        label += "  [control]"
+def _cells(row: Mapping[str, Any], measure: Measure) -> list[str | Text]:
+    baseline = baseline_text(row, measure) if row["mean"] is not None else ""
+    at = f" @{row['epochs']}" if baseline and row["partial"] else ""
+    epochs = f"{row['epochs']}/{row['full_epochs']}" if row["partial"] else str(row["epochs"])
     return [
-        "" if row["rank"] is None else str(row["rank"]),
-        Text(label),  # a Text, so that brackets in labels are no markup
+        _place(row),
+        Text(row["label"]),  # a Text, so that brackets in labels are no markup
         level_text(row, measure),
-        baseline_text(row, measure),
+        baseline + at,
         difference_text(row, measure),
-        epochs_text(row),
-        scales_text(row),
-        Text(row["outcome"]),
+        "" if row["scale_mean_abs"] is None else f"{row['scale_mean_abs']:.2g}",
+        epochs + _ending(row),
     ]
 
 
-def _style(row: dict[str, Any]) -> str:
+def _ending(row: Mapping[str, Any]) -> str:
+    """What became of its trials, where it is not that all of them finished."""
+    outcome = row["outcome"].partition(":")[0]
+    return "" if outcome.lstrip("0123456789 ") == "finished" else f" {outcome}"
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    """The rank; a word for the arms that matter to the verdict, and for controls."""
+    if row["role"] in ("baseline", "best"):
+        return "base" if row["role"] == "baseline" else "best"
+    if row["kind"] == "control":
+        return "ctrl"
+    return "" if row["rank"] is None else str(row["rank"])
+
+
+def _style(row: Mapping[str, Any]) -> str:
     if row["role"] == "best":
         return "bold"
-    return "dim" if row["partial"] or row["control"] else ""
+    return "dim" if row["partial"] or row["kind"] == "control" else ""

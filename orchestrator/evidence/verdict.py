@@ -29,6 +29,22 @@ Kind = Literal[
     "above_both",
 ]
 
+_HEADLINES: dict[Kind, str] = {
+    "nothing_to_compare": "Nothing to compare",
+    "no_baseline": "No baseline to compare with",
+    "partial": "Not trained to the end",
+    "one_seed": "One seed shows no spread",
+    "identical": "No difference",
+    "no_spread": "No spread to judge by",
+    "within_spread": "Within the spread of seeds",
+    "worse": "Worse than the baseline",
+    "not_tested": "Not read on the test split yet",
+    "no_control": "Above the baseline, with no control to compare with",
+    "control_as_good": "Its control gains as much",
+    "control_not_told_apart": "Not told apart from its control",
+    "above_both": "Above the baseline and above its control",
+}
+
 # Differences of opposite sign may cancel to rounding instead of to zero.
 _LEVEL = 1e-12
 
@@ -84,6 +100,11 @@ class Verdict:
         """Whether a gain is claimed."""
         return self.kind == "above_both"
 
+    @property
+    def headline(self) -> str:
+        """The verdict in a few words."""
+        return _HEADLINES[self.kind]
+
 
 def verdict(comparison: Comparison | None) -> Verdict:
     """Judge a comparison; None means that the study trained no arm with a pathway."""
@@ -136,7 +157,7 @@ def _sentence(kind: Kind, comparison: Comparison) -> str:
         return _without_baseline(comparison)
     if kind == "partial":
         return (
-            f"{_found(comparison, found)}, but was stopped after {comparison.epochs} of "
+            f"{_found(comparison, found)}, but after no more than {comparison.epochs} of "
             f"{count(comparison.full_epochs, 'epoch')}: nothing is claimed."
         )
     if kind == "above_both":

@@ -59,13 +59,12 @@ class Measure:
         return f"{self.shown(value):.2f} %" if self.is_fraction else f"{value:.4g}"
 
     def level_with_spread(self, mean: float | None, std: float | None, n: int) -> str:
-        """Mean ± standard deviation over n seeds, such as ``92.50 ± 0.31 % (n=3)``."""
+        """Mean ± standard deviation and the number of seeds, without unit: ``92.50 ± 0.31 (3)``."""
         if mean is None or not math.isfinite(mean):
             return _MISSING
         if self.is_fraction:
-            spread = "" if std is None else f" ± {100 * std:.2f}"
-            return f"{100 * mean:.2f}{spread} % (n={n})"
-        return f"{mean:.4g}{'' if std is None else f' ± {std:.2g}'} (n={n})"
+            return f"{100 * mean:.2f}{'' if std is None else f' ± {100 * std:.2f}'} ({n})"
+        return f"{mean:.4g}{'' if std is None else f' ± {std:.2g}'} ({n})"
 
     def difference(self, value: float | None) -> str:
         """A signed difference without its unit, such as ``+1.2``."""

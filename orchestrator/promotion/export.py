@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -22,6 +23,7 @@ from m2pt.training.evaluate import logits
 from m2pt.training.loop import Training
 from m2pt.training.recipe import Numerics, TrainingConfig
 from m2pt.training.state import State
+from m2pt.training.world import World
 from orchestrator.errors import OrchestratorError
 
 FORMAT = 1
@@ -147,7 +149,12 @@ class Trained:
 
 
 def export_model(
-    trained: Trained, dataset: Dataset, identity: Identity, *, prove_on_test: bool = False
+    trained: Trained,
+    dataset: Dataset,
+    identity: Identity,
+    *,
+    prove_on_test: bool = False,
+    device: str = "cpu",
 ) -> Export:
     """Fuse the trained model, prove that nothing changed, and return the files.
 
@@ -157,24 +164,25 @@ def export_model(
         identity: what the export is of.
         prove_on_test: compare on the whole test split too, not only on validation samples. That
             reads test labels: do it for a trial that was tested anyway.
+        device: where both models compute.
 
     Raises:
         PromotionError: the state is not of this trial, or a proof fails.
     """
-    model = _restored(trained, dataset, identity)
+    model = _restored(trained, dataset, identity, device)
     splits = {"probe": _First(dataset.validation, PROBE_SAMPLES)}
     if prove_on_test:
         splits["test"] = _First(dataset.test, len(dataset.test))
-    numerics = _numerics(trained.config)
-    before = {name: _outputs(model, samples, numerics) for name, samples in splits.items()}
+    outputs = partial(_outputs, numerics=_numerics(trained.config), device=device)
+    before = {name: outputs(model, samples) for name, samples in splits.items()}
     counted = _count(model)
     if has_pathway(model):
         fuse_pathway(model)
-    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     weights = save(state)
-    plain = _plain(trained.config, dataset)
+    plain = _plain(trained.config, dataset).to(device)
     _load_strictly(plain, load(weights), identity)
-    after = {name: _outputs(plain, samples, numerics) for name, samples in splits.items()}
+    after = {name: outputs(plain, samples) for name, samples in splits.items()}
     agreements = {
         name: _agreement(before[name], after[name], splits[name].labels) for name in splits
     }
@@ -220,11 +228,15 @@ class _First:
         return self._samples.batch(indices, epoch=epoch, seed=seed)
 
 
-def _restored(trained: Trained, dataset: Dataset, identity: Identity) -> nn.Module:
+def _restored(trained: Trained, dataset: Dataset, identity: Identity, device: str) -> nn.Module:
     """The trained model, λ and envelope where the state left them."""
     try:
         training = Training(
-            trained.config, dataset, trained.auxiliaries, target_weights=trained.target_weights
+            trained.config,
+            dataset,
+            trained.auxiliaries,
+            target_weights=trained.target_weights,
+            world=World(device=device),
         )
         training.restore(trained.state)
     except ValueError as error:
@@ -243,8 +255,8 @@ def _numerics(config: TrainingConfig) -> Numerics:
     return Numerics(precision="fp64" if config.numerics.precision == "fp64" else "fp32")
 
 
-def _outputs(model: nn.Module, samples: _First, numerics: Numerics) -> Tensor:
-    return logits(model, samples, _BATCH, numerics)
+def _outputs(model: nn.Module, samples: _First, *, numerics: Numerics, device: str) -> Tensor:
+    return logits(model, samples, _BATCH, numerics, device=device)
 
 
 def _load_strictly(plain: nn.Module, tensors: dict[str, Tensor], identity: Identity) -> None:

@@ -6,6 +6,7 @@ many gangs as it may train trials at once, and each stays until the study closes
 
 import os
 import threading
+import time
 import traceback
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from orchestrator.config.experiment import Resources
 from orchestrator.errors import ClusterError
 
 MAX_RESTARTS = 100  # of one gang; a gang that cannot even start ends much earlier
+CLOSE_SECONDS = 60.0
 MAX_EMPTY_RESTARTS = 3  # Ray Train runs that ended without any worker ever registering
 
 Json = dict[str, Any]
@@ -30,7 +32,8 @@ def gang_loop(config: Json) -> None:
     import ray
     import torch.distributed as dist
 
-    from orchestrator.ray_backend.work import Gang, perform
+    from orchestrator.ray_backend.work import perform
+    from orchestrator.ray_backend.worker import Gang
 
     gang = Gang.join(config)
     while True:
@@ -89,37 +92,40 @@ class Gangs:
     _threads: list[threading.Thread] = field(default_factory=list)
     _errors: dict[int, str] = field(default_factory=dict)
 
-    def open(self) -> None:
-        """Start every gang; returns at once."""
+    def __enter__(self) -> "Gangs":
+        """Start opening every gang; returns at once."""
         for number in range(self.count):
             thread = threading.Thread(
                 target=self._keep_open, args=(number,), name=f"gang-{number}", daemon=True
             )
             thread.start()
             self._threads.append(thread)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the mailbox; idle gangs end at once, the others at their next epoch."""
+        import ray
+
+        ray.get(self.mailbox.close.remote())
+        deadline = time.monotonic() + CLOSE_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def check(self) -> None:
         """Raise `ClusterError` when no gang is left that could train."""
         if len(self._errors) == self.count:
             raise ClusterError(f"no gang could be kept open: {self._errors[0]}")
 
-    def close(self, timeout_seconds: float = 30.0) -> None:
-        """Close the mailbox and wait for the gangs to end."""
-        import ray
-
-        ray.get(self.mailbox.close.remote())
-        for thread in self._threads:
-            thread.join(timeout_seconds)
-
     def _keep_open(self, number: int) -> None:
         import ray
 
-        empty = 0
+        empty, error = 0, ""
         while empty < MAX_EMPTY_RESTARTS:
             before = ray.get(self.mailbox.seats.remote()).get(number, {"attempt": 0})["attempt"]
-            error = self._run(number)
-            if error is None:
+            ended = self._run(number)
+            if ended is None:
                 return
+            error = ended
             after = ray.get(self.mailbox.seats.remote()).get(number, {"attempt": 0})["attempt"]
             empty = empty + 1 if after == before else 0
         self._errors[number] = error
@@ -135,7 +141,11 @@ class Gangs:
             per_worker["GPU"] = wanted.gpus_per_worker
         trainer = TorchTrainer(
             gang_loop,
-            train_loop_config={"mailbox": self.mailbox, "gang": number, "threads": _threads(wanted)},
+            train_loop_config={
+                "mailbox": self.mailbox,
+                "gang": number,
+                "threads": _threads(wanted),
+            },
             scaling_config=ScalingConfig(
                 num_workers=wanted.workers,
                 use_gpu=wanted.gpus_per_worker > 0,

@@ -1,7 +1,8 @@
 """Work that the driver itself leases out, beside Tune's trials: auxiliaries and settlements."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -12,6 +13,7 @@ from orchestrator.errors import Stopped
 from orchestrator.ray_backend.mailbox import Mailbox
 
 Json = dict[str, Any]
+FOLLOW_SECONDS = 0.5
 OnReport = Callable[[str, Json], None]
 
 
@@ -53,20 +55,26 @@ def lease_all(
     return outcomes
 
 
-def follow(mailbox: ActorHandle, on_event: Callable[[Json], None]) -> threading.Event:
-    """Pass what happens to gangs and leases to `on_event`, from a thread, until the event is set."""
+@contextmanager
+def following(mailbox: ActorHandle, on_event: Callable[[Json], None]) -> Iterator[None]:
+    """Meanwhile, pass what happens to gangs and leases to `on_event`, from a thread."""
     ended = threading.Event()
 
     def pump() -> None:
         number = 0
-        while not ended.is_set():
-            try:
-                events = ray.get(mailbox.events.remote(number))
-            except (ray.exceptions.RayError, ConnectionError):
-                return  # the cluster is closing
+        while True:
+            last = ended.is_set()  # asked for before reading: nothing that happened is missed
+            events = ray.get(mailbox.events.remote(number, FOLLOW_SECONDS))
             number += len(events)
             for event in events:
                 on_event(event)
+            if last:
+                return
 
-    threading.Thread(target=pump, name="mailbox-events", daemon=True).start()
-    return ended
+    thread = threading.Thread(target=pump, name="mailbox-events", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()  # Ray ends a process whose thread still asks after ray.shutdown

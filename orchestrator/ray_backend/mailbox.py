@@ -67,10 +67,10 @@ class Mailbox:
         seat.attempt, seat.workers = seat.attempt + 1, workers
         self._note("gang_opened", gang=gang, attempt=seat.attempt, workers=workers)
         lease = self._leases.get(seat.lease or "")
-        if lease is not None and lease.outcome is None:
-            if lease.fatal or lease.attempts >= self._max_attempts:
-                lease.outcome = _failure(lease)
-                seat.lease = None
+        unfinished = lease is not None and lease.outcome is None
+        if lease and unfinished and (lease.fatal or lease.attempts >= self._max_attempts):
+            lease.outcome = _failure(lease)
+            seat.lease = None
         await self._touch()
         return seat.attempt
 
@@ -83,7 +83,7 @@ class Mailbox:
         lease = self._leases.get(seat.lease or "")
         if lease is None or lease.outcome is not None:
             lease = self._oldest_waiting()
-            if lease is None:
+            if self._closing or lease is None:
                 return "close" if self._closing else None
             seat.lease, lease.gang = lease.name, gang
         lease.attempts += 1
@@ -173,10 +173,10 @@ class Mailbox:
 
     # -- the driver's side ----------------------------------------------------------------------
 
-    async def events(self, number: int) -> list[Json]:
+    async def events(self, number: int, seconds: float | None = None) -> list[Json]:
         """What happened to gangs and leases since event `number`; waits a while for the first."""
         self._stop_orphans()
-        await self._until(lambda: len(self._events) > number)
+        await self._until(lambda: len(self._events) > number, seconds)
         return self._events[number:]
 
     async def seats(self) -> dict[int, Json]:
@@ -187,8 +187,10 @@ class Mailbox:
         }
 
     async def close(self) -> None:
-        """Let every gang end once nothing waits."""
+        """Let every gang end: the idle ones now, the others at the next boundary."""
         self._closing = True
+        for lease in self._leases.values():
+            lease.stop_asked = True
         await self._touch()
 
     # -- inside ---------------------------------------------------------------------------------

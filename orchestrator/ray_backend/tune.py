@@ -17,9 +17,9 @@ from ray.tune.search import Searcher
 
 from orchestrator.config.experiment import Search
 from orchestrator.ray_backend.trial import relay
-from orchestrator.study.agenda import Done, TrialPlan, Wait
+from orchestrator.study.agenda import Done, Wait
+from orchestrator.study.trial import TrialPlan
 from orchestrator.tracking.journal import Journal
-from orchestrator.tracking.record import StudyRecord
 
 Json = dict[str, Any]
 TRIAL_RESTARTS = 3  # of the Tune function, whose process may be killed; the gang has its own budget
@@ -39,15 +39,18 @@ class Study:
 
     agenda: NextTrial
     journal: Journal
-    record: StudyRecord
     mailbox: ActorHandle
     search: Search
     epochs: int
     assign: Callable[[TrialPlan], Json]
     draining: Callable[[], bool]
 
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Tune pickles its searcher, scheduler and callbacks as a snapshot that nobody reads."""
+        return object, ()
 
-class TrialSource(Searcher):
+
+class TrialSource(Searcher):  # type: ignore[misc]  # ray ships no types
     """Gives Tune its next configuration: unfinished trials first, then the sampler's."""
 
     def __init__(self, study: Study) -> None:
@@ -59,14 +62,15 @@ class TrialSource(Searcher):
         study = self._study
         if study.draining():
             return str(Searcher.FINISHED)
-        turn = study.agenda.next(study.record, frozenset(self._running.values()))
+        turn = study.agenda.next(study.journal.record, frozenset(self._running.values()))
         if isinstance(turn, Wait):
             return None
         if isinstance(turn, Done):
             return str(Searcher.FINISHED)
         self._running[trial_id] = turn.trial
-        study.journal.append(turn.event())
-        ray.get(study.mailbox.submit.remote(turn.trial, study.assign(turn)))
+        assignment = study.assign(turn)
+        study.journal.append(assignment["planned"])
+        ray.get(study.mailbox.submit.remote(turn.trial, assignment))
         return {"trial": turn.trial}
 
     def on_trial_complete(
@@ -113,10 +117,11 @@ class PathwayScheduler(FIFOScheduler):  # type: ignore[misc]  # ray ships no typ
 
     def _decide(self, name: str, event: Json) -> str:
         epoch, metric = event["epoch"], self._study.search.metric
-        plan = self._study.record.trials.get(name)
+        plan = self._study.journal.record.trials.get(name)
         exempt = self._asha is None or plan is None or plan.stage != "search"
         if exempt or epoch <= self._decided.get(name, 0) or epoch >= self._study.epochs:
             return str(TrialScheduler.CONTINUE)
+        assert self._asha is not None
         if name not in self._decided:
             self._asha.on_trial_add(None, _Named(name))
         self._decided[name] = epoch
@@ -204,6 +209,9 @@ class _Drain(tune.Stopper):  # type: ignore[misc]  # ray ships no types
 
     def __init__(self, draining: Callable[[], bool]) -> None:
         self._draining = draining
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return object, ()
 
     def __call__(self, trial_id: str, result: Json) -> bool:
         return False

@@ -17,12 +17,12 @@ from m2pt.training.report import EpochReport
 from m2pt.training.state import State, from_bytes, to_bytes
 from m2pt.training.world import World
 from orchestrator.errors import ClusterError
+from orchestrator.promotion.stored import STATE_FILE
 from orchestrator.storage.checkpoints import TrialCheckpoints
 
 Json = dict[str, Any]
 T = TypeVar("T")
 IDLE = timedelta(days=30)  # a gang may wait this long in a broadcast
-STATE_FILE = "state.safetensors"
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Gang:
     mailbox: ActorHandle
     number: int
     world: World
-    control: Any
+    control: Any  # a ProcessGroup; its type is not public
     """A gloo group for the gang's own words, apart from the group that trains."""
     attempt: int = 0
 
@@ -49,7 +49,7 @@ class Gang:
             context.get_world_size(),
             str(ray.train.torch.get_device()),
         )
-        control = dist.new_group(backend="gloo", timeout=IDLE)
+        control: Any = dist.new_group(backend="gloo", timeout=IDLE)
         gang = Gang(config["mailbox"], config["gang"], world, control)
         workers: list[Any] = [None] * world.size
         me = {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid()}
@@ -92,8 +92,8 @@ class GangSession:
     reported: int
     rungs: frozenset[int]
     every_epochs: int
-    planned: Json
-    setup_began: float = field(default_factory=time.perf_counter)
+    about: Json
+    """Kept in every manifest: the plan of the trial, and what it takes to rebuild it."""
     history: list[Json] = field(default_factory=list)
 
     @property
@@ -143,7 +143,7 @@ class GangSession:
         return dict(manifest.meta), files[STATE_FILE]
 
     def _save(self, epoch: int, state: State, *, final: bool) -> str:
-        meta = {"epochs": self.history, "final": final, "planned": self.planned}
+        meta = {"epochs": self.history, "final": final, **self.about}
         manifest = self.checkpoints.save(epoch, {STATE_FILE: to_bytes(state)}, meta)
         self.checkpoints.prune(keep=1)
         return manifest.key

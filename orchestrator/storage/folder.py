@@ -6,14 +6,14 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.errors import StorageError
 from orchestrator.storage.uri import TEMPORARY, AlreadyThere, Entry, Missing, Store, check_key
 
 _CHUNK_BYTES = 4 * 1024 * 1024
-_PUT_ATTEMPTS = 5
+_PUT_ATTEMPTS = 50
 
 
 class FolderStore(Store):
@@ -114,11 +114,11 @@ def _write_temporary(folder: Path, data: bytes | Path) -> Path:
     """A new file in `folder` that holds `data`, on the disk. Folders are made as needed."""
     temporary = folder / f"{TEMPORARY}{secrets.token_hex(8)}"
     for attempt in range(_PUT_ATTEMPTS):
-        _make_folders(folder)
         try:
+            _make_folders(folder)
             file = temporary.open("xb")
             break
-        except FileNotFoundError:  # a delete elsewhere has just removed the empty folder
+        except FileNotFoundError:  # a delete elsewhere has just removed an empty folder
             if attempt == _PUT_ATTEMPTS - 1:
                 raise
     try:
@@ -153,10 +153,13 @@ def _make_folders(folder: Path) -> None:
     """Create `folder` and its parents so that they outlive a power cut."""
     missing = []
     while not folder.is_dir():
+        if folder.is_file():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
         missing.append(folder)
         folder = folder.parent
     for folder in reversed(missing):
-        folder.mkdir(exist_ok=True)
+        with suppress(FileExistsError):  # not exist_ok: it trips over a folder that comes and goes
+            folder.mkdir()
         _sync_folder(folder.parent)
 
 

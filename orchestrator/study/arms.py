@@ -92,7 +92,7 @@ def control_values(experiment: Experiment, values: Mapping[str, Any]) -> dict[st
 def matched_values(experiment: Experiment, values: Mapping[str, Any]) -> dict[str, Any]:
     """An arm's values with its auxiliary written out, and that of a matched control undone: an arm
     and its matched control give the same."""
-    names = [name.removeprefix(f"{MATCHED}~") for name in names_in(experiment, values)]
+    names = [_matched_to(experiment, name) for name in names_in(experiment, values)]
     return {**values, "pathway.auxiliary": names}
 
 
@@ -111,13 +111,14 @@ def possible_auxiliaries(experiment: Experiment) -> tuple[str, ...]:
         distribution = experiment.search.space.get(path)
         if isinstance(distribution, Choice | Grid):
             wanted += [names_in(experiment, {path: value}) for value in distribution.values]
-    ordered: list[str] = []
-    for name in (name for names in wanted for name in names):
-        chain = [name]
-        while (like := experiment.auxiliaries[chain[-1]].like) is not None:
-            chain.append(like)
-        ordered += [step for step in reversed(chain) if step not in ordered]
-    return tuple(ordered)
+    return experiment.with_sources(name for names in wanted for name in names)
+
+
+def _matched_to(experiment: Experiment, name: str) -> str:
+    source = experiment.auxiliaries.get(name)
+    if source is not None and source.control == MATCHED and source.like is not None:
+        return source.like
+    return name.removeprefix(f"{MATCHED}~")
 
 
 def _pathway_parts(section: PathwaySection, searched: tuple[str, ...]) -> list[str]:

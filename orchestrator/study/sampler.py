@@ -7,20 +7,27 @@ it had not been interrupted. Optuna (the one door to it) draws; nothing of it is
 import hashlib
 import random
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor, isfinite, log10
 from typing import Any, Literal
 
-from pydantic import JsonValue
-
-from search_spaces.space import Distribution, LogUniform, RandInt, Space, Uniform, Values, same
+from search_spaces.space import (
+    Distribution,
+    LogUniform,
+    RandInt,
+    Space,
+    Uniform,
+    Value,
+    Values,
+    same,
+)
 
 STARTUP = 8
-"""Observations that the tree-structured Parzen estimator wants before it stops drawing at random."""
+"""How many observations TPE (tree-structured Parzen estimator) wants before it uses them."""
 
 _DIGITS = 6
-"""Significant digits of a drawn real number: enough for any setting, and fit for a person to read."""
+"""Significant digits of a drawn real number: enough for any setting, few enough to read."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Observation:
         stopped_at: the epoch after which it was stopped early; None if it trained to its end.
     """
 
-    values: Mapping[str, JsonValue]
+    values: Mapping[str, Value]
     value: float | None
     number: int
     stopped_at: int | None = None
@@ -48,8 +55,7 @@ class Sampler:
         kind: `tpe` learns from the observations, `random` does not.
         seed: of all draws.
         mode: whether more or less of the metric is better.
-        covered: configurations that run in any case; a grid cell that is just one of them is
-            left out.
+        skip: grid cells to leave out of the turn (all are kept if it leaves out every one).
     """
 
     def __init__(
@@ -59,19 +65,19 @@ class Sampler:
         seed: int = 0,
         mode: Literal["max", "min"] = "max",
         *,
-        covered: Collection[Mapping[str, JsonValue]] = (),
+        skip: Callable[[Values], bool] | None = None,
     ) -> None:
         self._space = space
         self._kind = kind
         self._seed = seed
         self._mode = mode
-        open_cells = [cell for cell in space.cells() if not _is_covered(space, cell, covered)]
-        self._cells: list[Values] = open_cells or [{}]
+        cells = space.cells()
+        self._cells: list[Values] = [c for c in cells if skip is None or not skip(c)] or cells
         random.Random(_mixed(seed, -1)).shuffle(self._cells)
 
     @property
     def cells(self) -> Sequence[Values]:
-        """The grid's cells in the order in which numbers visit them; one empty cell without grid."""
+        """The grid's cells, in the order in which numbers visit them; without grid, one empty."""
         return tuple(self._cells)
 
     def ask(self, number: int, history: Sequence[Observation] = ()) -> Values:
@@ -136,14 +142,14 @@ class Sampler:
             value=seen.value, params=params, distributions=distributions
         )
 
-    def _encoded(self, path: str, value: JsonValue) -> Any:
+    def _encoded(self, path: str, value: Value) -> Any:
         """Optuna takes scalars only: a listed value goes by its index."""
         distribution = self._space.paths[path]
         if isinstance(distribution, Uniform | LogUniform | RandInt):
             return value
         return next(i for i, listed in enumerate(distribution.values) if same(listed, value))
 
-    def _drawn(self, path: str, trial: Any) -> JsonValue:
+    def _drawn(self, path: str, trial: Any) -> Value:
         distribution = self._space.paths[path]
         if isinstance(distribution, RandInt):
             return int(trial.suggest_int(path, *distribution.randint))
@@ -151,7 +157,7 @@ class Sampler:
             low, high = distribution.bounds
             log = isinstance(distribution, LogUniform)
             return _rounded(float(trial.suggest_float(path, low, high, log=log)), low, high)
-        return distribution.values[trial.suggest_categorical(path, _indices(distribution))]
+        return distribution.values[int(trial.suggest_categorical(path, _indices(distribution)))]
 
 
 def _optuna(distribution: Distribution) -> Any:
@@ -167,10 +173,6 @@ def _optuna(distribution: Distribution) -> Any:
 
 def _indices(distribution: Any) -> list[int]:
     return list(range(len(distribution.values)))
-
-
-def _is_covered(space: Space, cell: Values, covered: Collection[Mapping[str, JsonValue]]) -> bool:
-    return bool(cell) and space.contains(cell) and any(same(cell, dict(one)) for one in covered)
 
 
 def _rounded(value: float, low: float, high: float) -> float:

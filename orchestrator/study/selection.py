@@ -24,7 +24,7 @@ class ArmRow:
         mean, std: over these seeds; std (of a sample) needs two.
         epochs, full_epochs: the fewest epochs behind `metrics`, and how many there should be.
         deltas: metric minus the baseline's by seed, where the baseline has that seed; for a
-            partial arm the baseline's is taken at the same epoch.
+            partial arm the baseline's is taken at the same epoch. Empty for the baseline.
         delta: mean of the deltas.
         control_of: for a control, the arm that it is matched to.
     """
@@ -168,14 +168,15 @@ def _row(
     values = {seed: last_metric(trial, metric) for seed, trial in usable.items()}
     metrics = {seed: value for seed, value in values.items() if value is not None}
     full = full_epochs(experiment, first)
-    deltas = _deltas(usable, baseline, experiment)
     kinds = [kind_of(experiment, trial.values, trial.stage) for trial in trials]
+    kind: Kind = "baseline" if "baseline" in kinds else kinds[0]
+    deltas = {} if kind == "baseline" else _deltas(usable, baseline, experiment)
     return ArmRow(
         arm=first.arm,
         label=first.label,
         auxiliary=first.auxiliary,
         coverage=first.coverage,
-        kind="baseline" if "baseline" in kinds else kinds[0],
+        kind=kind,
         stages=tuple(dict.fromkeys(trial.stage for trial in trials)),
         trials={trial.seed: trial.trial for trial in sorted(trials, key=lambda one: one.seed)},
         metrics=metrics,
@@ -207,14 +208,11 @@ def _deltas(
 
 def _matched(record: RecordView, experiment: Experiment) -> dict[str, str]:
     """Control arm -> the arm that it is matched to."""
-    arms = {
-        canonical(matched_values(experiment, trial.values)): trial.arm
-        for trial in record.trials.values()
-        if trial.stage in ("search", "confirm")
-    }
-    return {
-        trial.arm: arms[key]
-        for trial in record.trials.values()
-        if trial.stage == "control"
-        and (key := canonical(matched_values(experiment, trial.values))) in arms
-    }
+    arms: dict[str, str] = {}
+    controls: dict[str, str] = {}
+    for trial in record.trials.values():
+        kind = kind_of(experiment, trial.values, trial.stage)
+        if kind in ("pathway", "control"):
+            alike = canonical(matched_values(experiment, trial.values))
+            (arms if kind == "pathway" else controls)[alike] = trial.arm
+    return {controls[alike]: arms[alike] for alike in controls.keys() & arms.keys()}

@@ -150,7 +150,7 @@ class Journal:
         """
         with self._changed:
             wanted = self._written
-            self._urgent = True
+            self._urgent = bool(self._waiting)
             self._changed.notify_all()
             done = self._changed.wait_for(
                 lambda: self._stored >= wanted or self._lease.lost.is_set(), timeout

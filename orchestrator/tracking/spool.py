@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,7 +60,8 @@ class Spool:
             self._file.close()
             self._file = None
         if remove:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # it may never have been there
+                self._path.unlink()
 
     def _refused(self, error: OSError) -> None:
         _LOG.warning("events are not spooled to %s: %s", self._path, error.strerror or error)

@@ -40,7 +40,7 @@ def images(batch: int = 2) -> Tensor:
     return torch.randn(batch, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def auxiliaries_for(depth: int, count: int, *, width: int = WIDTH) -> dict[str, nn.Module]:
+def auxiliaries_for(depth: int, count: int, *, width: int = WIDTH) -> dict[str, Any]:
     """So many auxiliaries; the names hide nothing of nn.Module, though they would like to."""
     return {name: tiny(100 + i, depth, width=width) for i, name in enumerate(NAMES[:count])}
 
@@ -59,7 +59,7 @@ def randomise(values: Mapping[tuple[str, str], nn.Parameter], seed: int = 7) -> 
 
 def expected_weights(
     target: Any,
-    auxiliaries: Mapping[str, nn.Module],
+    auxiliaries: Mapping[str, Any],
     pathway: Pathway,
     effective: Mapping[tuple[str, str], Tensor],
 ) -> dict[str, Tensor]:

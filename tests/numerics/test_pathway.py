@@ -1,6 +1,7 @@
 """Attaching and fusing, over coverages, mappings, kinds of λ and numbers of auxiliaries."""
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from pathway_setup import (
 from torch import Tensor, nn
 
 from m2pt.pathway.config import Coverage, Envelope, Pathway, Scale
-from m2pt.pathway.coverage import LINEAR_PATHS, layer_name, select
+from m2pt.pathway.coverage import LINEAR_PATHS, layer_name, mapping, select
 from m2pt.pathway.reparam import (
     attach_pathway,
     auxiliary_names,
@@ -324,21 +325,21 @@ def test_one_wrong_weight_anywhere_is_refused_if_and_only_if_it_is_used(
     depth, count, pathway = case
     auxiliaries = {name: dict(a.state_dict()) for name, a in auxiliaries_for(depth, count).items()}
     name = data.draw(st.sampled_from(sorted(auxiliaries)))
-    layer = layer_name(
-        data.draw(st.integers(0, depth - 1)), data.draw(st.sampled_from(["fc1", "qkv"]))
-    )
-    auxiliaries[name][f"{layer}.weight"] = torch.zeros(3, 2)
+    block, linear = data.draw(st.sampled_from(select(Coverage(), depth)))
+    auxiliaries[name][f"{layer_name(block, linear)}.weight"] = torch.zeros(3, 2)
+    partners = mapping(pathway.mapping, depth)
     target = tiny(0, depth)
     before = snapshot(target)
-    try:
-        attach_pathway(target, auxiliaries, pathway)
-    except ValueError as error:
-        assert f"auxiliary {name!r}: {layer}.weight" in str(error)
-        assert "(3, 2)" in str(error)
+    if (partners.index(block), linear) in select(pathway.coverage, depth):
+        wrong = re.escape(
+            f"auxiliary {name!r}: {layer_name(block, linear)}.weight for the target's"
+        )
+        with pytest.raises(ValueError, match=wrong + r" .* the auxiliary's is \(3, 2\)"):
+            attach_pathway(target, auxiliaries, pathway)
         assert same(before, snapshot(target))
     else:
-        attached = dict(target.named_parameters())
-        assert all((attached[found] != 0).any() for found in auxiliary_names(target))
+        attach_pathway(target, auxiliaries, pathway)
+        assert len(scales(target)) == count * len(select(pathway.coverage, depth))
 
 
 def test_attaching_twice_is_refused() -> None:
@@ -374,7 +375,8 @@ def test_targets_that_cannot_take_part_are_refused() -> None:
 
 
 def test_what_cannot_be_fused_is_refused_before_anything_is() -> None:
-    target = attach_pathway(tiny(0), {"a": tiny(1)})
+    target = tiny(0)
+    attach_pathway(target, {"a": tiny(1)})
     nn.utils.parametrizations.spectral_norm(target.blocks[2].mlp.fc2)
     before = snapshot(target)
     with pytest.raises(ValueError, match=r"fuse: blocks.2.mlp.fc2 is parametrized by something"):

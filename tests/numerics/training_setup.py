@@ -1,6 +1,7 @@
 """A training small enough for a test: 90 real digits, two blocks of width 16."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ RECIPE = Recipe(epochs=2, batch_size=32, learning_rate=3e-3)
 FP64 = Numerics(precision="fp64")
 
 
-def config_of(pathway: Pathway | None = None, **recipe: float) -> TrainingConfig:
+def config_of(pathway: Pathway | None = None, **recipe: Any) -> TrainingConfig:
     """The small training, with other fields of the recipe where given."""
     return TrainingConfig(MODEL, DATA, pathway, replace(RECIPE, **recipe))
 
@@ -40,7 +41,7 @@ def block_weights(seed: int = 7, model: ModelConfig = MODEL) -> dict[str, Tensor
 
 def training_of(config: TrainingConfig, world: World | None = None) -> Training:
     """A training of `config`; with a pathway, beside one auxiliary called `audio`."""
-    auxiliaries = {"audio": block_weights()} if config.pathway else {}
+    auxiliaries = {"audio": block_weights(model=config.model)} if config.pathway else {}
     return Training(config, digits(), auxiliaries, world=world or World())
 
 

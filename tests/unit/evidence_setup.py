@@ -111,13 +111,13 @@ def finished_study() -> StudyRecord:
             *events_of(search_stage()),
             {
                 "kind": "gang_lost",
-                "gang": "0",
+                "gang": "gang-0",
                 "attempt": 1,
                 "why": "worker 1 of 2 died",
                 "time": START + 70,
             },
             *events_of(rest(), START + 80),
-            *tests(),
+            *read_on_test(),
             exported(Planned("confirm", "audio").trial),
             {"kind": "study_finished", "verdict": "see the report", "time": START + 214},
         ]
@@ -149,15 +149,18 @@ def opening() -> Iterator[Event]:
             "metrics": {"pretrain/loss": 0.41 - 0.05 * number},
             "time": START + 4 * (number + 1),
         }
-    yield {"kind": "gang_opened", "gang": "0", "attempt": 1, "workers": [], "time": START + 12}
+    yield {"kind": "gang_opened", "gang": "gang-0", "attempt": 1, "workers": [], "time": START + 12}
 
 
 def events_of(trials: list[Planned], at: float = START + 14) -> Iterator[Event]:
     """Plan, epochs and end of each trial, one after the other."""
     for planned in trials:
-        values = {} if planned.auxiliary == "none" else {"pathway.auxiliary": planned.auxiliary}
-        if values:
-            values["pathway.scale.init"] = planned.init  # type: ignore[assignment]  # mixed values
+        values: dict[str, Any] = {}
+        if planned.auxiliary != "none":
+            values["pathway.auxiliary"] = planned.auxiliary
+            values["pathway.scale.init"] = planned.init
+        if planned.auxiliary.endswith("audio"):
+            values["training.learning_rate"] = 0.001
         yield {
             "kind": "planned",
             "trial": planned.trial,
@@ -170,7 +173,13 @@ def events_of(trials: list[Planned], at: float = START + 14) -> Iterator[Event]:
             "coverage": "all",
             "time": at,
         }
-        yield {"kind": "started", "trial": planned.trial, "gang": "0", "attempt": 1, "time": at}
+        yield {
+            "kind": "started",
+            "trial": planned.trial,
+            "gang": "gang-0",
+            "attempt": 1,
+            "time": at,
+        }
         yield from epochs_of(planned, at)
         yield {"trial": planned.trial, "time": at + 1.2 * planned.epochs, **ending(planned)}
         at += 1.2 * planned.epochs + 0.1
@@ -178,7 +187,7 @@ def events_of(trials: list[Planned], at: float = START + 14) -> Iterator[Event]:
 
 def ending(planned: Planned) -> Event:
     if planned.fails:
-        error = "FloatingPointError: train/loss is nan at epoch 3, step 12"
+        error = "FloatingPointError: train/loss is not finite at epoch 3, step 12"
         return {"kind": "failed", "error": error, "attempts": 3}
     if planned.epochs < EPOCHS:
         return {"kind": "stopped", "why": f"asha: below the cut at epoch {planned.epochs}"}
@@ -219,7 +228,7 @@ def scales_of(planned: Planned, epoch: int, draw: random.Random) -> dict[str, fl
     }
 
 
-def tests() -> Iterator[Event]:
+def read_on_test() -> Iterator[Event]:
     """The test split, read once: baseline, arm and control at three seeds."""
     found = {
         "none": (0.9250, 0.9222, 0.9278),

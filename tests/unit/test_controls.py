@@ -34,8 +34,8 @@ def test_permuted_has_the_rows_and_columns_in_another_order(seed: int) -> None:
         assert not torch.equal(drawn, like[key])
         assert torch.equal(drawn.flatten().sort().values, like[key].flatten().sort().values)
         for dim in (0, 1):
-            sums = [weight.double().sum(dim).sort().values for weight in (drawn, like[key])]
-            assert torch.allclose(*sums, rtol=1e-12, atol=1e-12)
+            one, other = [weight.double().sum(dim).sort().values for weight in (drawn, like[key])]
+            assert torch.allclose(one, other, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -226,8 +226,8 @@ def test_figures_are_written_in_one_way() -> None:
     assert ACCURACY.level(0.925) == "92.50 %"
     assert ACCURACY.level(None) == ACCURACY.level(math.nan) == "–"
     assert ACCURACY.difference(-0.000001) == "+0.00"
-    assert ACCURACY.level_with_spread(0.925, 0.003, 3) == "92.50 ± 0.30 % (n=3)"
-    assert LOSS.level_with_spread(0.3123, None, 1) == "0.3123 (n=1)"
+    assert ACCURACY.level_with_spread(0.925, 0.003, 3) == "92.50 ± 0.30 (3)"
+    assert LOSS.level_with_spread(0.3123, None, 1) == "0.3123 (1)"
     assert ACCURACY.title == "test accuracy, %"
     assert Measure("val/accuracy").on_test() == ACCURACY
     assert [duration(s) for s in (None, 0.42, 42.2, 200, 7500)] == [

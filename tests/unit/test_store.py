@@ -5,6 +5,7 @@ import multiprocessing
 import pickle
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -67,20 +68,22 @@ def test_a_store_keeps_what_was_put(store: Store, tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "store").iterdir() if path.name != "d"]
 
 
+def _claim(store: Store, key: str, who: int, start: threading.Barrier, won: list[int]) -> None:
+    start.wait()
+    with suppress(AlreadyThere):
+        store.put(key, b"%d" % who, if_absent=True)
+        won.append(who)
+
+
 def test_a_conditional_put_has_one_winner(store: Store) -> None:
     for number in range(20):
         won: list[int] = []
         start = threading.Barrier(4)
 
-        def claim(who: int, key: str = f"k/{number}", won: list[int] = won) -> None:
-            start.wait()  # noqa: B023  # the threads end before the loop goes on
-            try:
-                store.put(key, b"%d" % who, if_absent=True)
-                won.append(who)
-            except AlreadyThere:
-                pass
-
-        threads = [threading.Thread(target=claim, args=(who,)) for who in range(4)]
+        threads = [
+            threading.Thread(target=_claim, args=(store, f"k/{number}", who, start, won))
+            for who in range(4)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -155,9 +158,10 @@ def test_a_store_that_cannot_take_a_put_keeps_the_old_object(
         raise OSError(28, "No space left on device")
 
     store.put("a", b"old")
-    with monkeypatch.context() as patch, pytest.raises(StorageError, match="free some space"):
+    with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
-        store.put("a", b"new")
+        with pytest.raises(StorageError, match="free some space"):
+            store.put("a", b"new")
     assert store.get("a") == b"old"
 
 

@@ -1,0 +1,75 @@
+"""Where a study's parts lie, for people: store, report, exports, MLflow."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from orchestrator.config.experiment import Experiment
+from orchestrator.errors import RequestError
+from orchestrator.storage import layout
+from orchestrator.storage.uri import Store
+
+
+@dataclass(frozen=True)
+class Places:
+    """The addresses of one study."""
+
+    study: str
+    report: str
+    exports: str
+    tracking: str
+
+    def named(self) -> Iterator[tuple[str, str]]:
+        """Each with what it is."""
+        yield "study", self.study
+        yield "report", self.report
+        yield "model", self.exports
+        yield "MLflow", self.tracking
+
+    def next_commands(self, experiment: Experiment) -> list[str]:
+        """What a person may want to run now."""
+        storage = experiment.storage
+        return [
+            f"orchestrator ui {experiment.name} --storage {storage}        # compare in MLflow",
+            f"orchestrator report {experiment.name} --storage {storage}    # the figures again",
+            f"orchestrator export {experiment.name} --storage {storage} --to model/",
+        ]
+
+
+def places(experiment: Experiment) -> Places:
+    """Where the study of this experiment lies."""
+    store, name = Store.open(experiment.storage), experiment.name
+    return Places(
+        study=_shown(store, layout.study(name)),
+        report=_shown(store, layout.report(name, "report.html")),
+        exports=_shown(store, layout.export(name, "")),
+        tracking=tracking_uri(experiment),
+    )
+
+
+def tracking_uri(experiment: Experiment) -> str:
+    """The MLflow store of the study; an SQLite file beside a folder storage where none is named.
+
+    Raises `RequestError` for a storage that is no folder and names no tracking.
+    """
+    if experiment.tracking is not None:
+        return experiment.tracking
+    folder = _folder(Store.open(experiment.storage))
+    if folder is None:
+        raise RequestError(
+            f"tracking: the storage {experiment.storage} is no folder, so MLflow needs an address "
+            "of its own: --tracking http://HOST:PORT"
+        )
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def _folder(store: Store) -> Path | None:
+    """The folder of a store on this machine; None for any other."""
+    parts = urlsplit(store.uri)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+def _shown(store: Store, key: str) -> str:
+    folder = _folder(store)
+    return f"{store.uri}/{key}" if folder is None else str(folder / key)

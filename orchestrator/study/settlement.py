@@ -1,0 +1,52 @@
+"""Which trials the test split is read for, once the search is over, and which one is exported."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.config.experiment import Experiment
+from orchestrator.study.agenda import Agenda
+from orchestrator.study.selection import ArmRow, best_arm, leaderboard
+from orchestrator.study.trial import TrialPlan
+from orchestrator.study.view import RecordView
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """One trial to be measured on the test split."""
+
+    plan: TrialPlan
+    export: bool
+    """Also fuse it, prove the merge and keep the plain model."""
+
+
+def to_settle(record: RecordView, experiment: Experiment, agenda: Agenda) -> list[Settlement]:
+    """The finished trials of the arms that the verdict compares: baseline, best arm, its control.
+
+    One trial is exported: the best seed, on validation, of the best arm (of the baseline where no
+    arm has a pathway).
+    """
+    rows = leaderboard(record, experiment)
+    best = best_arm(record, experiment)
+    baselines = [row for row in rows if row.kind == "baseline"]
+    arms = [*baselines, *([best] if best else [])]
+    arms += [row for row in rows if best and row.control_of == best.arm]
+    chosen = best or (baselines[0] if baselines else None)
+    exported = _best_seed(chosen, record, experiment) if chosen else None
+    names = dict.fromkeys(trial for row in arms for trial in _finished(row, record).values())
+    return [Settlement(agenda.plan_of(record, name), name == exported) for name in names]
+
+
+def _finished(row: ArmRow, record: RecordView) -> Mapping[int, str]:
+    return {
+        seed: trial
+        for seed, trial in row.trials.items()
+        if record.trials[trial].status == "finished"
+    }
+
+
+def _best_seed(row: ArmRow, record: RecordView, experiment: Experiment) -> str | None:
+    done = {seed: trial for seed, trial in _finished(row, record).items() if seed in row.metrics}
+    if not done:
+        return None
+    sign = 1.0 if experiment.search.mode == "max" else -1.0
+    return done[max(done, key=lambda seed: sign * row.metrics[seed])]
