@@ -14,18 +14,19 @@ def state_folder() -> Path:
     return Path(root).expanduser() / "m2pt"
 
 
-def prepare_mlflow(*, timeout_seconds: int = 5, retries: int = 1) -> None:
+def prepare_mlflow(*, timeout_seconds: int = 10) -> None:
     """Make MLflow's client in this process give up soon, and keep it from reporting its use.
 
     Its own defaults wait up to four minutes for a server that is away (7 retries, 120 s each);
-    our tracker retries by itself, so that one attempt has to be short.
+    our tracker retries by itself, and looks first at what the attempt before has done.
     """
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(timeout_seconds)
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(retries)
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ["MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR"] = "0"
     os.environ["MLFLOW_HTTP_REQUEST_BACKOFF_JITTER"] = "0"
     os.environ["MLFLOW_TRUNCATE_LONG_VALUES"] = "false"
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 
 

@@ -14,7 +14,6 @@ from m2pt.models.point import PointEmbed
 from m2pt.models.tokens import token_grid
 from m2pt.models.video import TubeletEmbed
 
-
 _POSITION_STD = 0.2  # timm's 0.02 drowns beside the patches; digits at width 64 lose 20 points
 
 
@@ -24,8 +23,8 @@ def build_model(config: ModelConfig, info: DataInfo, *, seed: int) -> nn.Module:
     Blocks are timm's for every modality, tokens are averaged, and there is no class token. Image
     and audio (frames x mel bands, one channel) have timm's own `PatchEmbed`, video has tubelets,
     both with a learned position per token; points have groups whose position is an MLP of their
-    centre. Linears start as in MoCo v3 and MAE (Xavier). Equal arguments give identical weights (float32, on the CPU), and no random number of
-    the caller's is used up.
+    centre. Linears start as in MoCo v3 and MAE (Xavier). Equal arguments give identical weights
+    (float32, on the CPU), and no random number of the caller's is used up.
 
     Raises:
         ValueError: the tokenizer does not fit the samples.

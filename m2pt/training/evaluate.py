@@ -30,7 +30,8 @@ def evaluate(
     # loss summed over samples, correct predictions, samples; float64 adds up without a trace
     sums = torch.zeros(3, dtype=torch.float64, device=world.device)
     with contained(numerics, world.device):
-        for output, labels in _outputs(model, samples, own, batch_size, numerics, world.device):
+        outputs = _outputs(model, samples, own, batch_size, numerics=numerics, device=world.device)
+        for output, labels in outputs:
             scores = multiclass_stat_scores(
                 output, labels, output.shape[1], average="micro", validate_args=False
             )
@@ -47,7 +48,7 @@ def logits(
     """Outputs (N, classes) for all samples in order, on the CPU, in float32 (fp64: float64)."""
     everything = torch.arange(len(samples))
     with contained(numerics, device):
-        outputs = _outputs(model, samples, everything, batch_size, numerics, device)
+        outputs = _outputs(model, samples, everything, batch_size, numerics=numerics, device=device)
         return torch.cat([output.cpu() for output, _ in outputs])
 
 
@@ -56,6 +57,7 @@ def _outputs(
     samples: Samples,
     indices: Tensor,
     batch_size: int,
+    *,
     numerics: Numerics,
     device: str,
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -64,11 +66,11 @@ def _outputs(
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
-            for start in range(0, len(indices), batch_size):
-                inputs, labels = samples.batch(indices[start : start + batch_size])
-                with arithmetic(numerics, device):
-                    output = model(inputs.to(device, dtype, non_blocking=True))
-                yield output.to(dtype), labels.to(device, non_blocking=True)
+        for start in range(0, len(indices), batch_size):
+            inputs, labels = samples.batch(indices[start : start + batch_size])
+            inputs = inputs.to(device, dtype, non_blocking=True)
+            with torch.no_grad(), arithmetic(numerics, device):
+                output = model(inputs)
+            yield output.to(dtype), labels.to(device, non_blocking=True)
     finally:
         model.train(training)

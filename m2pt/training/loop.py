@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from m2pt.data.samples import Dataset
 from m2pt.models.build import build_model
 from m2pt.pathway.config import Pathway
-from m2pt.pathway.reparam import attach_pathway, has_pathway, set_progress
-from m2pt.pathway.scale import value_learns_at
+from m2pt.pathway.reparam import attach_pathway, set_progress
+from m2pt.pathway.scale import envelope_at, value_learns_at
 from m2pt.training import metrics, snapshot
 from m2pt.training.batches import global_batches, micro_batches, steps_per_epoch
 from m2pt.training.evaluate import evaluate
@@ -35,9 +35,8 @@ from m2pt.training.optim import build_optimizer, rate_factor, set_rates
 from m2pt.training.recipe import TrainingConfig
 from m2pt.training.report import EpochReport as EpochReport
 from m2pt.training.state import State
+from m2pt.training.target import BlockWeights, load_target
 from m2pt.training.world import World, check_ready
-
-BlockWeights = Mapping[str, Tensor]
 
 
 class Training:
@@ -83,6 +82,7 @@ class Training:
         self._optimizer = build_optimizer(self.model, config.recipe)
         self._steps = steps_per_epoch(len(dataset.train), config.recipe.batch_size)
         self._digests: dict[str, str] = {}
+        self._envelope: float | None = None
 
     def epochs(self) -> Generator[EpochReport, None, None]:
         """Train the epochs that are left, one report each; closing it early leaves no trace.
@@ -141,13 +141,17 @@ class Training:
         numbers["learning_rate"] = self._recipe.learning_rate * self._factor(
             self.epoch * self._steps - 1
         )
-        if has_pathway(self.model):
+        if self.config.pathway is not None:
             numbers["pathway/norm_ratio"] = metrics.norm_ratio(self.model)
         if self.config.numerics.compile:
             numbers["compile/graphs"] = _compiled()
         seconds = {"train": trained_at - started, "evaluate": perf_counter() - trained_at}
         return EpochReport(
-            self.epoch, self._recipe.epochs, numbers, metrics.mean_scales(self.model), seconds
+            epoch=self.epoch,
+            epochs=self._recipe.epochs,
+            metrics=numbers,
+            scales=metrics.mean_scales(self.model),
+            seconds=seconds,
         )
 
     def _train(self, module: nn.Module) -> float:
@@ -202,8 +206,12 @@ class Training:
     def _set_progress(self, step: int) -> float:
         """Tell the pathway how far training is; returns t in [0, 1]."""
         progress = step / (self._recipe.epochs * self._steps)
-        if has_pathway(self.model):
-            set_progress(self.model, progress)
+        pathway = self.config.pathway
+        if pathway is not None:
+            factor = envelope_at(pathway.scale.envelope, progress)
+            if factor != self._envelope:  # telling the model costs a walk through its modules
+                set_progress(self.model, progress)
+            self._envelope = factor
         return progress
 
     def _factor(self, step: int) -> float:
@@ -225,30 +233,6 @@ class Training:
             frozen = snapshot.digest_of(snapshot.frozen_weights(self.model))
             self._digests = {"data": self._dataset.info.digest, "frozen_auxiliaries": frozen}
         return self._digests
-
-
-def load_target(model: nn.Module, weights: BlockWeights) -> None:
-    """Copy canonical block weights into a model; its tokenizer and head keep their own.
-
-    Raises:
-        ValueError: a weight that the model does not have, or of another shape; nothing is copied.
-    """
-    own = model.state_dict()
-    strange = sorted(weights.keys() - own.keys())
-    if strange or not weights:
-        raise ValueError(
-            f"target: weights for blocks that the model does not have: {strange[:5]}; "
-            "model.depth must be that of the weights"
-            if strange
-            else "target: there are no block weights in it"
-        )
-    for name, weight in weights.items():
-        if weight.shape != own[name].shape:
-            raise ValueError(
-                f"target: {name} has shape {tuple(weight.shape)} but the model "
-                f"{tuple(own[name].shape)}; model.width and model.mlp_ratio must fit the weights"
-            )
-    model.load_state_dict(dict(weights), strict=False)
 
 
 def _check_auxiliaries(pathway: Pathway | None, auxiliaries: Mapping[str, BlockWeights]) -> None:

@@ -26,30 +26,25 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[Group]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     auxiliary, scale = auxiliary_names(model), scale_names(model)
     skip: set[str] = getattr(model, "no_weight_decay", set)()
-    groups: list[Group] = []
-    scales: list[nn.Parameter] = []
+    # Layers of one rate share a group: each group costs AdamW a call per step.
+    members: dict[tuple[Role, float, float], list[nn.Parameter]] = {}
     for layer in param_groups_layer_decay(
         model, recipe.weight_decay, skip, layer_decay=recipe.layer_decay
     ):
-        by_role: dict[Role, list[nn.Parameter]] = {"target": [], "auxiliary": []}
+        rate, decay = recipe.learning_rate * layer["lr_scale"], layer["weight_decay"]
         for parameter in layer["params"]:
             name = names[id(parameter)]
             if name in scale:
-                scales.append(parameter)
+                key: tuple[Role, float, float] = _scale_group(recipe)
+            elif name in auxiliary:
+                key = ("auxiliary", rate * recipe.auxiliary_learning_rate_factor, decay)
             else:
-                by_role["auxiliary" if name in auxiliary else "target"].append(parameter)
-        peak = recipe.learning_rate * layer["lr_scale"]
-        factors = {"target": 1.0, "auxiliary": recipe.auxiliary_learning_rate_factor}
-        groups += [
-            _group(role, params, peak * factors[role], layer["weight_decay"])
-            for role, params in by_role.items()
-            if params
-        ]
-    if scales:
-        own = recipe.scale_learning_rate
-        peak = recipe.learning_rate if own is None else own
-        groups.append(_group("scale", scales, peak, 0.0))
-    return groups
+                key = ("target", rate, decay)
+            members.setdefault(key, []).append(parameter)
+    return [
+        {"params": params, "role": role, "peak": peak, "lr": peak, "weight_decay": decay}
+        for (role, peak, decay), params in members.items()
+    ]
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
@@ -72,5 +67,6 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float, *, scales_learn: 
         group["lr"] = group["peak"] * factor if learns else 0.0
 
 
-def _group(role: Role, params: list[nn.Parameter], peak: float, weight_decay: float) -> Group:
-    return {"params": params, "role": role, "peak": peak, "weight_decay": weight_decay, "lr": peak}
+def _scale_group(recipe: Recipe) -> tuple[Role, float, float]:
+    own = recipe.scale_learning_rate
+    return "scale", recipe.learning_rate if own is None else own, 0.0

@@ -45,14 +45,14 @@ def check_owner(store: Store, experiment: Experiment) -> None:
         if path not in PLACEMENT and mine.get(path) != theirs.get(path)
     )
     if differ:
-        shown = "; ".join(
+        listed = "; ".join(
             f"{path}: {shown(theirs.get(path))} there, {shown(mine.get(path))} here"
             for path in differ[:3]
         )
         more = f" (and {len(differ) - 3} more)" if len(differ) > 3 else ""
         raise RequestError(
             f"name: the study {experiment.name!r} under {store.uri} belongs to another experiment "
-            f"({shown}{more}); choose another name (--set name=...) or another storage"
+            f"({listed}{more}); choose another name (--set name=...) or another storage"
         )
 
 

@@ -19,13 +19,19 @@ UNSEARCHABLE: Mapping[str, str] = {
     "tracking": "it says where results are shown, not what they are",
     "search": "it is the search itself",
     "checkpoints": "it does not change what a trial is",
+    "auxiliaries": "weights are made ready once, before the first trial; declare one auxiliary for "
+    "each variant and search pathway.auxiliary",
+    "target": "weights are made ready once, before the first trial; run one study for each",
     "resources": "search resources.precision or resources.compile; the rest is placement",
     "resources.workers": "it is placement: it does not change what a trial is",
     "resources.cpus_per_worker": "it is placement: it does not change what a trial is",
     "resources.gpus_per_worker": "it is placement: it does not change what a trial is",
     "resources.concurrent_trials": "it is placement: it does not change what a trial is",
 }
-"""Path -> why it cannot be searched; `search` and `checkpoints` with all below them."""
+"""Path -> why it cannot be searched; but for `resources`, with all below it."""
+
+BLOCK_SHAPE = ("model", "model.width", "model.depth", "model.mlp_ratio")
+"""Keys that decide the shapes of the blocks, which every auxiliary shares with the target."""
 
 PATHWAY_ONLY = ("training.scale_learning_rate", "training.auxiliary_learning_rate_factor")
 """Keys outside `pathway` that have no effect without an auxiliary."""
@@ -78,9 +84,7 @@ def known_keys(path: tuple[str | int, ...]) -> tuple[str, ...]:
 def why_unsearchable(path: str) -> str | None:
     """Why `path` cannot be searched; None where it can."""
     top = path.partition(".")[0]
-    return UNSEARCHABLE.get(path) or (
-        UNSEARCHABLE[top] if top in ("search", "checkpoints") else None
-    )
+    return UNSEARCHABLE.get(path) or (UNSEARCHABLE.get(top) if top != "resources" else None)
 
 
 def searchable_paths(experiment: Experiment) -> tuple[str, ...]:

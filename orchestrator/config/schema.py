@@ -18,10 +18,7 @@ _NONE_DECLARED = Experiment.model_construct(auxiliaries={})
 
 
 def experiment_schema() -> dict[str, Any]:
-    """The schema (draft 2020-12), made from the types.
-
-    Below `search.space` it knows every path that does not run through an auxiliary's own name.
-    """
+    """The schema (draft 2020-12), made from the types; it knows what may be searched."""
     schema = Experiment.model_json_schema()
     definitions: dict[str, Any] = schema["$defs"]
     for section in set(_sections(Experiment)):
@@ -33,7 +30,6 @@ def experiment_schema() -> dict[str, Any]:
     definitions["Distribution"] = space.pop("additionalProperties")
     reference = {"$ref": "#/$defs/Distribution"}
     space["properties"] = {path: dict(reference) for path in _searchable()}
-    space["patternProperties"] = {r"^auxiliaries\.[^.]+\.": dict(reference)}
     space["additionalProperties"] = False
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 

@@ -1,12 +1,17 @@
 """The search space against the types: every path exists, every value fits, every condition can
 hold. Pure."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from orchestrator.config.document import shown
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.names import nearest
-from orchestrator.config.paths import needs_auxiliary, searchable_paths, why_unsearchable
+from orchestrator.config.paths import (
+    BLOCK_SHAPE,
+    needs_auxiliary,
+    searchable_paths,
+    why_unsearchable,
+)
 from orchestrator.config.problems import Problem
 from search_spaces.space import (
     Choice,
@@ -32,7 +37,11 @@ def check_search(experiment: Experiment, attempt: Attempt) -> list[Problem]:
     paths = experiment.search.space
     problems = [
         Problem(("search", "space", path), rule)
-        for path, rule in (*_unknown(experiment), *_overlapping(paths), *_idle(experiment))
+        for path, rule in (
+            *_unknown(experiment),
+            *_overlapping(paths),
+            *(_misfit(paths) if _may_borrow(experiment) else _idle(paths)),
+        )
     ]
     if problems:
         return problems
@@ -60,16 +69,28 @@ def _overlapping(paths: Mapping[str, Distribution]) -> Iterator[tuple[str, str]]
                 yield path, f"is inside {other!r}, which is searched as a whole; keep one of them"
 
 
-def _idle(experiment: Experiment) -> Iterator[tuple[str, str]]:
-    paths = experiment.search.space
-    if experiment.pathway.names or {"pathway", "pathway.auxiliary"} & set(paths):
-        return
+def _may_borrow(experiment: Experiment) -> bool:
+    searched = experiment.search.space.keys() & {"pathway", "pathway.auxiliary"}
+    return bool(experiment.pathway.names or searched)
+
+
+def _idle(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
     for path in paths:
         if needs_auxiliary(path):
             yield (
                 path,
                 "has no effect, because pathway.auxiliary is null and is not searched; "
                 "name an auxiliary there, or search it",
+            )
+
+
+def _misfit(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for path in paths:
+        if path in BLOCK_SHAPE:
+            yield (
+                path,
+                "cannot be searched together with auxiliaries: their blocks are made ready once, "
+                "in the shape of the file's model; run one study for each shape",
             )
 
 

@@ -39,10 +39,10 @@ _MOST_ANNOTATED_BLOCKS = 16
 
 
 def learning_curves(curves: Sequence[Curve], measure: Measure, *, form: Format = "svg") -> bytes:
-    """Every trial's curve, and beside it the same minus the baseline's mean, where gains show.
+    """Every trial's curve, and beside it the same minus the baseline at the same seed.
 
-    The baseline is a band of one standard deviation over its seeds; the chosen arm and its
-    control lie on top.
+    On the left the baseline is a band of one standard deviation over its seeds. On the right it
+    is the zero line, and what seeds have in common is gone, so that small differences show.
     """
     with text_style():
         made = figure(9.0, 4.4)
@@ -51,9 +51,10 @@ def learning_curves(curves: Sequence[Curve], measure: Measure, *, form: Format =
         _draw_all(panels[0], curves, measure)
         panels[0].set_ylabel(measure.title)
         if base:
+            panels[1].axhline(0.0, color=INK, linewidth=2.2)
             _draw_all(panels[1], _minus(curves, base), measure)
             unit = ", points" if measure.is_fraction else ""
-            panels[1].set_ylabel(f"minus the baseline's mean{unit}")
+            panels[1].set_ylabel(f"minus baseline, seed by seed{unit}")
         for axes in panels:
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -69,16 +70,16 @@ def _of_role(curves: Sequence[Curve], role: Role) -> list[Curve]:
 
 
 def _minus(curves: Sequence[Curve], base: Sequence[Curve]) -> list[Curve]:
-    """The curves less the mean of ``base`` at each epoch that it has."""
-    epochs, table = mean_curve(base)
-    level = dict(zip(epochs, np.nanmean(table, axis=0), strict=True))
+    """The other curves less the baseline's at the same seed, where it has that seed and epoch."""
+    level = {curve.seed: dict(zip(curve.epochs, curve.values, strict=True)) for curve in base}
     lowered = []
     for curve in curves:
-        points = zip(curve.epochs, curve.values, strict=True)
-        left = [(epoch, value - level[epoch]) for epoch, value in points if epoch in level]
-        at, values = tuple(e for e, _ in left), tuple(float(v) for _, v in left)
-        lowered.append(replace(curve, epochs=at, values=values))
-    return [curve for curve in lowered if curve.epochs]
+        own, theirs = zip(curve.epochs, curve.values, strict=True), level.get(curve.seed, {})
+        left = [(epoch, value - theirs[epoch]) for epoch, value in own if epoch in theirs]
+        if left and curve.role != "baseline":
+            at, values = tuple(epoch for epoch, _ in left), tuple(value for _, value in left)
+            lowered.append(replace(curve, epochs=at, values=values))
+    return lowered
 
 
 def _draw_all(axes: Any, curves: Sequence[Curve], measure: Measure) -> None:

@@ -88,7 +88,8 @@ class Sampler:
         if not self._space.order:
             return {}
         study = self._study(number)
-        for seen in sorted(history, key=lambda observation: observation.number):
+        learned_from = history if self._kind == "tpe" else ()
+        for seen in sorted(learned_from, key=lambda observation: observation.number):
             if self._space.contains(seen.values):
                 study.add_trial(self._replayed(seen))
         cell = self._cells[number % len(self._cells)]

@@ -9,14 +9,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
-from training_setup import FP64, config_of, digits, same_bits, training_of
 
+from m2pt.data.load import load
 from m2pt.pathway.config import Envelope, Pathway, Scale
 from m2pt.training import numerics as numerics_module
-from m2pt.training.evaluate import logits
+from m2pt.training.evaluate import evaluate, logits
 from m2pt.training.recipe import Numerics, TrainingConfig
 from m2pt.training.session import FolderSession, MemorySession, drive
 from m2pt.training.world import World
+from tests.numerics.training_setup import FP64, config_of, digits, same_bits, training_of
 
 WORLD = 2
 SHARED = Scale(init=0.1, granularity="block", envelope=Envelope(kind="cosine"))
@@ -93,6 +94,9 @@ def _stop_and_resume(world: World, folder: Path) -> None:
     drive(whole, MemorySession(world))
     assert same_bits(resumed.model.state_dict(), whole.model.state_dict())
     torch.save(whole.model.state_dict(), folder / f"{world.rank}.pt")
+    one_sample = load(replace(STOPPING.data, limit=1)).train  # the other rank has none
+    found = evaluate(whole.model, one_sample, 8, STOPPING.numerics, world=world)
+    assert found == pytest.approx(evaluate(whole.model, one_sample, 8, STOPPING.numerics))
     apart = MemorySession(world, state=None if world.rank else resumed.capture())
     with pytest.raises(RuntimeError, match=r"different epochs \(0 to 4\)"):
         drive(training_of(STOPPING, world), apart)

@@ -8,15 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pathway_setup import (
-    WIDTH,
-    auxiliaries_for,
-    cases,
-    expected_weights,
-    images,
-    randomise,
-    tiny,
-)
 from torch import Tensor, nn
 
 from m2pt.pathway.config import Coverage, Envelope, Pathway, Scale
@@ -31,6 +22,15 @@ from m2pt.pathway.reparam import (
     scale_names,
     scales,
     set_progress,
+)
+from tests.numerics.pathway_setup import (
+    WIDTH,
+    auxiliaries_for,
+    cases,
+    expected_weights,
+    images,
+    randomise,
+    tiny,
 )
 
 inits = st.floats(-1.0, 1.0)

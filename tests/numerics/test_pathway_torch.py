@@ -9,7 +9,6 @@ from typing import Any, cast
 import pytest
 import torch
 import torch.distributed as dist
-from pathway_setup import auxiliaries_for, images, randomise, tiny
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -19,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from m2pt.pathway.config import Coverage, Envelope, Pathway, Scale
 from m2pt.pathway.reparam import attach_pathway, fuse_pathway, scales, set_progress
+from tests.numerics.pathway_setup import auxiliaries_for, images, randomise, tiny
 
 PATHWAYS = {
     "paper": Pathway(),

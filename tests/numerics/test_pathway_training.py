@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pathway_setup import auxiliaries_for, cases, images, randomise, tiny
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,6 +21,7 @@ from m2pt.pathway.reparam import (
     scales,
     set_progress,
 )
+from tests.numerics.pathway_setup import auxiliaries_for, cases, images, randomise, tiny
 
 inits = st.floats(-1.0, 1.0)
 few = settings(max_examples=30, deadline=None)
@@ -173,12 +173,14 @@ def test_the_envelope_follows_progress_and_leaves_the_value_alone(kind: Any) -> 
     target = attach_pathway(tiny(0), auxiliaries_for(3, 2), Pathway(scale=scale))
     plain, start = tiny(0)(images()), target(images())
     assert torch.equal(start, plain) == (kind != "anneal")
+    (buffer,) = target.buffers()  # one for all, and a compiled model must see it change
     seen = []
     for t in (0.0, 0.25, 0.5, 1.0):
         set_progress(target, t)
         assert all(value.item() == 0.5 for value in scales(target).values())
         (at_t,) = {value.item() for value in effective_scales(target).values()}
         seen.append(round(at_t, 6))
+    assert [found is buffer for found in target.buffers()] == [True]
     assert seen == ([0.5, 0.25, 0.0, 0.0] if kind == "anneal" else [0.0, 0.25, 0.5, 0.5])
     assert torch.equal(target(images()), plain) == (kind == "anneal")
     with pytest.raises(ValueError, match=r"progress of training in \[0, 1\]"):

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_setup import FP64, MODEL, config_of, same_bits, training_of
 
 from m2pt.pathway.config import Envelope, Pathway, Scale
 from m2pt.pathway.reparam import frozen_auxiliary_names
 from m2pt.training.recipe import TrainingConfig
 from m2pt.training.session import FolderSession, MemorySession, drive
 from m2pt.training.state import State, from_bytes, to_bytes
+from tests.numerics.training_setup import FP64, MODEL, config_of, same_bits, training_of
 
 RICH = {"epochs": 4, "mixup": 0.3, "clip_grad": 1.0, "accumulate": 2, "layer_decay": 0.8}
 PATHWAYS = {

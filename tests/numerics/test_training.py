@@ -7,15 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_setup import (
-    FP64,
-    MODEL,
-    block_weights,
-    config_of,
-    digits,
-    same_bits,
-    training_of,
-)
 
 from m2pt.data.config import DataConfig
 from m2pt.data.load import load
@@ -26,6 +17,15 @@ from m2pt.training import metrics, numerics
 from m2pt.training.evaluate import evaluate, logits
 from m2pt.training.loop import Training
 from m2pt.training.recipe import Numerics, Precision, TrainingConfig
+from tests.numerics.training_setup import (
+    FP64,
+    MODEL,
+    block_weights,
+    config_of,
+    digits,
+    same_bits,
+    training_of,
+)
 
 FROZEN = Pathway(trainable=False, scale=Scale(init=0.1))
 
@@ -229,8 +229,15 @@ def test_a_target_starts_from_the_weights_it_is_given() -> None:
 @pytest.mark.parametrize(
     ("changed", "names"),
     [
-        (replace(MODEL, depth=3), r"does not have: \['blocks.2.attn.proj.weight'"),
-        (replace(MODEL, width=32), r"attn.qkv.weight has shape \(96, 32\) .* \(48, 16\)"),
+        (
+            replace(MODEL, depth=3),
+            r"blocks.2.attn.qkv.weight, .* are not in the model \(4 in all\); model.depth is 2",
+        ),
+        (replace(MODEL, depth=1), r"blocks.1.attn.qkv.weight, .* are not in the weights"),
+        (
+            replace(MODEL, width=32),
+            r"attn.qkv.weight has shape \(96, 32\) .* \(48, 16\) in the model",
+        ),
     ],
 )
 def test_target_weights_that_do_not_fit_are_refused(changed: ModelConfig, names: str) -> None:

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from training_setup import RECIPE, config_of, same_bits, training_of
 
 from m2pt.pathway.config import Pathway
 from m2pt.training.recipe import Numerics
 from m2pt.training.session import MemorySession, drive
 from m2pt.training.state import from_bytes, to_bytes
 from m2pt.training.world import World
+from tests.numerics.training_setup import RECIPE, config_of, same_bits, training_of
 
 GPU = World(device="cuda:0")
 

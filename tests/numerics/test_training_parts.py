@@ -12,7 +12,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from training_setup import MODEL, block_weights, config_of, digits
 
 from m2pt.models.build import build_model
 from m2pt.pathway.config import Pathway, Scale
@@ -25,6 +24,7 @@ from m2pt.training.report import EpochReport
 from m2pt.training.session import MemorySession, drive
 from m2pt.training.state import State, from_bytes, to_bytes
 from m2pt.training.world import World
+from tests.numerics.training_setup import MODEL, block_weights, config_of, digits
 
 COUNTS = st.integers(1, 9)
 

@@ -132,6 +132,11 @@ def test_branches_of_a_union_are_one_problem() -> None:
         (["search.space.name.choice=[a, b]"], "it names the study"),
         (["search.space.seed.choice=[1, 2]"], "a seed is never chosen"),
         (
+            ["search.space.auxiliaries.audio.pretrain.epochs.choice=[1, 2]"],
+            "declare one auxiliary for each variant and search pathway.auxiliary",
+        ),
+        (["search.space.model.width.choice=[64, 32]"], "cannot be searched together with auxil"),
+        (
             ["pathway.auxiliary=none", "search.space.pathway.scale.init.choice=[0.0, 1.0]"],
             "has no effect, because pathway.auxiliary is null",
         ),
@@ -187,11 +192,11 @@ def test_none_and_null_are_one_auxiliary_also_in_conditions() -> None:
 
 
 def test_a_value_is_tried_where_its_conditions_hold() -> None:
-    deep = ["search.space.model.depth.choice=[4, 8]"]
-    held = "search.space.pathway.coverage.blocks={choice: [first:6], when: {model.depth: 8}}"
-    assert experiment(*deep, held).search.space
-    assert "more blocks than model.depth = 4" in refusal(
-        BASE, *deep, "search.space.pathway.coverage.blocks={choice: [first:6]}"
+    long = ["search.space.training.epochs.choice=[6, 60]"]
+    held = "search.space.training.warmup_epochs={choice: [20.0], when: {training.epochs: 60}}"
+    assert experiment(*long, held).search.space
+    assert "must lie in [0, epochs = 6]" in refusal(
+        BASE, *long, "search.space.training.warmup_epochs={choice: [20.0]}"
     )
 
 

@@ -198,7 +198,7 @@ def test_baseline_is_pinned_and_stands_beside_every_arm() -> None:
 
 @pytest.mark.parametrize("width", [80, 110, 160])
 def test_the_table_fits_a_terminal(width: int) -> None:
-    table = leaderboard_table(findings(finished_study(), experiment()), title="study", most=3)
+    table = leaderboard_table(findings(finished_study(), experiment()), title="study", most=5)
     console = Console(width=width)
     with console.capture() as capture:
         console.print(table)
@@ -206,7 +206,7 @@ def test_the_table_fits_a_terminal(width: int) -> None:
     assert max(len(line) for line in lines) <= width
     assert re.search(r"^ *best +audio", capture.get(), re.MULTILINE)
     assert "3/6 stopped" in re.sub(r"\s+", " ", capture.get())
-    assert "6 more" in capture.get()
+    assert "4 more" in capture.get()
 
 
 def test_a_search_for_the_lowest_loss_is_ranked_and_judged_by_it() -> None:
@@ -296,3 +296,13 @@ def test_curves_of_different_length_are_averaged_where_they_are() -> None:
     assert epochs == list(range(1, EPOCHS + 1))
     assert (table[1, :2] == 0).all()
     assert bool((table[1, 2:] != table[1, 2:]).all())  # NaN
+
+
+def test_curves_are_compared_with_the_baseline_of_their_seed() -> None:
+    base = findings(finished_study(), experiment()).curves()[:2]
+    assert [curve.role for curve in base] == ["baseline", "baseline"]
+    ours = replace(base[1], role="arm", values=tuple(value + 0.25 for value in base[1].values))
+    strange = replace(ours, seed=9)
+    (left,) = plots._minus([*base, ours, strange], base)
+    assert left.seed == base[1].seed
+    assert left.values == pytest.approx([0.25] * EPOCHS)

@@ -1,0 +1,106 @@
+"""Canonical block weights: the four matrices of every transformer block, named as timm does.
+
+Keys are `blocks.{i}.attn.qkv.weight` (3D, D), `blocks.{i}.attn.proj.weight` (D, D),
+`blocks.{i}.mlp.fc1.weight` (H, D) and `blocks.{i}.mlp.fc2.weight` (D, H), block by block in that
+order; D: width, H: hidden channels of the MLP. Rows of qkv are q, k, v, one after the other.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+
+
+class WeightsError(ValueError):
+    """Weights cannot be used; the message names where they come from, the rule and the remedy."""
+
+
+def block_key(block: int, linear: str) -> str:
+    """The canonical name of one matrix; `linear` is one of `LINEARS`."""
+    return f"blocks.{block}.{linear}.weight"
+
+
+def block_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the block weights of a model with timm blocks under `.blocks`, on the CPU.
+
+    Raises:
+        WeightsError: the model has no such blocks, or a matrix breaks a rule.
+    """
+    blocks = getattr(model, "blocks", None)
+    if not isinstance(blocks, nn.Module):
+        raise WeightsError(f"{type(model).__name__}: no `blocks`; give a model made of timm blocks")
+    found: dict[str, Tensor] = {}
+    for name, block in blocks.named_children():
+        for linear in LINEARS:
+            weight = getattr(_child(block, linear), "weight", None)
+            if isinstance(weight, Tensor):
+                found[f"blocks.{name}.{linear}.weight"] = weight.detach().cpu().clone()
+    return checked(found, type(model).__name__)
+
+
+def checked(found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The same matrices in canonical order, float32 (float64 stays), after all checks.
+
+    Raises:
+        WeightsError: a matrix is missing, of a wrong shape or type, or holds a value that is not
+            finite.
+    """
+    depth = len(found) // len(LINEARS)
+    keys = [block_key(block, linear) for block in range(max(depth, 1)) for linear in LINEARS]
+    lacking = next((key for key in keys if key not in found), None)
+    if lacking or len(found) != len(keys):
+        raise WeightsError(
+            f"{where}: {len(found)} block matrices, and {lacking or block_key(depth, LINEARS[0])} "
+            "is not among them; blocks 0 to the last each need qkv, proj, fc1 and fc2"
+        )
+    _check_shapes(found, depth, where)
+    for key in keys:
+        _check_values(key, found[key], where)
+    return {key: _widened(found[key]) for key in keys}
+
+
+def _check_shapes(found: Mapping[str, Tensor], depth: int, where: str) -> None:
+    proj, fc1 = found[block_key(0, "attn.proj")], found[block_key(0, "mlp.fc1")]
+    width, hidden = proj.shape[-1] if proj.ndim else 0, fc1.shape[0] if fc1.ndim else 0
+    shapes = {
+        "attn.qkv": (3 * width, width),
+        "attn.proj": (width, width),
+        "mlp.fc1": (hidden, width),
+        "mlp.fc2": (width, hidden),
+    }
+    for block in range(depth):
+        for linear, shape in shapes.items():
+            key = block_key(block, linear)
+            if tuple(found[key].shape) != shape:
+                raise WeightsError(
+                    f"{where}: {key} has shape {tuple(found[key].shape)}, but with width {width} "
+                    f"and {hidden} hidden channels, as in block 0, it must be {shape}"
+                )
+
+
+def _check_values(key: str, weight: Tensor, where: str) -> None:
+    if not weight.is_floating_point():
+        raise WeightsError(
+            f"{where}: {key} is {weight.dtype}; weights are of floating point, not quantised"
+        )
+    wrong = int((~torch.isfinite(weight)).sum())
+    if wrong:
+        raise WeightsError(
+            f"{where}: {key} holds {wrong} of {weight.numel()} values that are NaN or infinite; "
+            "take a sound checkpoint"
+        )
+
+
+def _widened(weight: Tensor) -> Tensor:
+    if weight.dtype == torch.float64:
+        return weight.contiguous()
+    return weight.to(torch.float32).contiguous()
+
+
+def _child(module: nn.Module, path: str) -> object:
+    found: object = module
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found

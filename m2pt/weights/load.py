@@ -1,0 +1,107 @@
+"""Reading and writing block weights: safetensors, and torch files without running their code."""
+
+import os
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from m2pt.weights.blocks import WeightsError, block_weights
+from m2pt.weights.layouts import canonical
+
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+
+
+def load_blocks(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Canonical block weights from a safetensors or torch file; its kind is told by its content.
+
+    Torch files are read with `weights_only=True`: nothing in them is run.
+
+    Raises:
+        WeightsError: the file is missing, damaged, needs code to be read, has an unknown layout,
+            or holds weights that are incomplete or not finite.
+    """
+    file = Path(path)
+    if not file.is_file():
+        what = "is a folder" if file.is_dir() else "does not exist"
+        raise WeightsError(f"{file}: {what}; name a .safetensors or .pth file")
+    with file.open("rb") as opened:
+        head = opened.read(4)
+    is_torch = head == _ZIP or head[:1] == _PICKLE
+    return canonical(_torch_content(file) if is_torch else _safetensors_content(file), str(file))
+
+
+def save_blocks(source: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Writes the block weights of a model, or given ones, as safetensors; never half a file.
+
+    Raises:
+        WeightsError: the weights break a rule.
+    """
+    target = Path(path)
+    unfinished = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        unfinished.write_bytes(blocks_to_bytes(source))
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def blocks_to_bytes(source: nn.Module | Mapping[str, Tensor]) -> bytes:
+    """The same as `save_blocks` in memory; equal weights give equal bytes.
+
+    Raises:
+        WeightsError: the weights break a rule.
+    """
+    blocks = block_weights(source) if isinstance(source, nn.Module) else canonical(source, "blocks")
+    return save({key: weight.cpu() for key, weight in blocks.items()})
+
+
+def blocks_from_bytes(data: bytes) -> dict[str, Tensor]:
+    """What `blocks_to_bytes` wrote.
+
+    Raises:
+        WeightsError: the bytes are damaged, or the weights break a rule.
+    """
+    try:
+        return canonical(from_safetensors(data), "blocks")
+    except SafetensorError as error:
+        raise WeightsError(f"blocks: damaged safetensors ({error})") from error
+
+
+def _safetensors_content(file: Path) -> object:
+    try:
+        return load_file(file)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise WeightsError(
+            f"{file}: neither whole safetensors nor a torch file ({error}); "
+            "fetch it again and compare its size"
+        ) from error
+
+
+def _torch_content(file: Path) -> object:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{file}: holds objects that only code can rebuild, and no code in a file is run "
+            f"({_reason(error)}); save model.state_dict() alone, best as safetensors"
+        ) from error
+    except Exception as error:  # a damaged file fails anywhere in its reader, with any error
+        raise WeightsError(
+            f"{file}: damaged torch file ({_reason(error)}); fetch it again and compare its size"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The line that says what is wrong, without torch's advice to run the file."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = next((line for line in lines if "Unsupported" in line), lines[0] if lines else "")
+    return told.split(". ")[0][:200] or type(error).__name__
