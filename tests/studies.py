@@ -4,15 +4,19 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # it ships no types
 
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.io import parse_experiment
 from orchestrator.storage.uri import Store
 from orchestrator.tracking.journal import read_events
+
+PATIENCE_SECONDS = 400  # a study of these takes 40 s, and ten times that on a crowded machine
 
 TINY = """
 name: tiny
@@ -57,11 +61,28 @@ def environment(folder: Path) -> dict[str, str]:
 
 def orchestrator(folder: Path, *arguments: str, check: bool = True) -> Any:
     """Run a verb with --json in `folder`; the object that it prints (and `exit_code`)."""
-    done = start(folder, *arguments, "--json")
-    out, err = done.communicate(timeout=280)
-    if check and done.returncode:
-        raise AssertionError(f"exit code {done.returncode}\n{out}\n{err}")
-    return {**json.loads(out.strip().splitlines()[-1]), "exit_code": done.returncode, "stderr": err}
+    return finish(start(folder, *arguments, "--json"), check=check)
+
+
+def finish(process: subprocess.Popen[str], *, check: bool = True) -> Any:
+    """Wait for a verb that was started with --json; as `orchestrator`."""
+    out, err = process.communicate(timeout=PATIENCE_SECONDS)
+    if check and process.returncode:
+        raise AssertionError(f"exit code {process.returncode}\n{out}\n{err}")
+    last = json.loads(out.strip().splitlines()[-1])
+    return {**last, "exit_code": process.returncode, "stderr": err}
+
+
+def wait_until(process: subprocess.Popen[str], condition: Callable[[], Any]) -> Any:
+    """What `condition` gives once that is true; the driver has to live until then."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (found := condition()):
+        if process.poll() is not None:
+            out, err = process.communicate()
+            raise AssertionError(f"it ended with exit code {process.returncode}\n{out}\n{err}")
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -88,6 +109,11 @@ def kill_all(process: subprocess.Popen[str]) -> None:
 def events(storage: Path, study: str) -> list[dict[str, Any]]:
     """The journal as another terminal reads it."""
     return read_events(Store.open(str(storage)), study)
+
+
+def select(happened: list[dict[str, Any]], *kinds: str, **fields: Any) -> list[dict[str, Any]]:
+    """The events of these kinds that have these fields."""
+    return [e for e in happened if e["kind"] in kinds and fields.items() <= e.items()]
 
 
 def check_each_trial_ended_once(happened: list[dict[str, Any]]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Point clouds to tokens: one token per group of neighbours.
 
-B: batch, N: points, G: groups, K: points in a group, D: width of the model.
+B: batch, N: points, G: groups, K: points in a group, E: hidden channels, D: width of the model.
 """
 
 import torch
@@ -26,12 +26,10 @@ class PointEmbed(nn.Module):
         self.group_size = group_size
         self.num_patches = groups
         self.lift = nn.Sequential(nn.Linear(3, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, _HIDDEN))
-        self.encode_points = nn.Sequential(
-            nn.Linear(2 * _HIDDEN, 2 * _HIDDEN),
-            nn.LayerNorm(2 * _HIDDEN),
-            nn.GELU(),
-            nn.Linear(2 * _HIDDEN, embed_dim),
-        )
+        self.from_point = nn.Linear(_HIDDEN, _HIDDEN)
+        self.from_group = nn.Linear(_HIDDEN, _HIDDEN, bias=False)
+        self.mix = nn.Sequential(nn.LayerNorm(_HIDDEN), nn.GELU())
+        self.project = nn.Linear(_HIDDEN, embed_dim)
         self.position = nn.Sequential(
             nn.Linear(3, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, embed_dim)
         )
@@ -61,9 +59,12 @@ class PointEmbed(nn.Module):
         Coordinates are first brought from the size of a group to about 1.
         """
         lifted_BGKE: Tensor = self.lift(relative_BGK3 * self.groups**0.5)
-        whole = lifted_BGKE.amax(dim=2, keepdim=True).expand_as(lifted_BGKE)
-        encoded_BGKD: Tensor = self.encode_points(torch.cat([whole, lifted_BGKE], dim=-1))
-        return encoded_BGKD.amax(dim=2)
+        # A linear of the point and the group's maximum together, as in PointNet, in two parts:
+        # the part of the group is worked out once and not K times.
+        group_BG1E = self.from_group(lifted_BGKE.amax(dim=2, keepdim=True))
+        mixed_BGKE: Tensor = self.mix(self.from_point(lifted_BGKE) + group_BG1E)
+        tokens_BGD: Tensor = self.project(mixed_BGKE.amax(dim=2))
+        return tokens_BGD
 
     def forward(self, points_BN3: Tensor) -> Tensor:
         """Tokens (B, G, D)."""

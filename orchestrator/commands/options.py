@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.conduct.ownership import stored_experiment
+from orchestrator.conduct.places import DEFAULT_STORAGE
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.io import load_experiment
 from orchestrator.storage.uri import Store
-
-DEFAULT_STORAGE = "./m2pt-studies"
 
 
 @dataclass(frozen=True)

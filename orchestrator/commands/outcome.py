@@ -1,6 +1,7 @@
 """What the verbs that run a study print at its end: figures first, then where everything lies."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from orchestrator.conduct.timing import Timing
 from orchestrator.config.experiment import Experiment
 from orchestrator.evidence.findings import Findings, findings
 from orchestrator.evidence.tables import leaderboard_table, rows
+from orchestrator.evidence.wording import count, duration
 from orchestrator.study.plan import make_plan
 
 
@@ -36,10 +38,10 @@ def show(conclusion: Conclusion, *, as_json: bool) -> None:
     out = Console(highlight=False)
     if conclusion.already_done:
         out.print(f"study [bold]{experiment.name}[/] is finished; nothing was trained\n")
-    out.print(leaderboard_table(found, title=f"study {experiment.name}"))
+    out.print(leaderboard_table(found, title=f"study {experiment.name}", width=out.width))
     out.print(f"\n[bold]verdict[/]  {escape(found.verdict.text)}\n")
     for line in (*_proof_lines(conclusion), _timing_line(conclusion.timing)):
-        out.print(line, soft_wrap=True)
+        out.print(line)
     out.print("\n[bold]where everything lies[/]")
     for name, place in where.named():
         out.print(f"  {name:<12}{escape(place)}", soft_wrap=True)
@@ -49,25 +51,30 @@ def show(conclusion: Conclusion, *, as_json: bool) -> None:
 
 
 def _proof_lines(conclusion: Conclusion) -> list[str]:
-    lines = []
-    for trial in conclusion.record.trials.values():
-        if trial.proof is not None:
-            probe = trial.proof.get("test") or trial.proof["probe"]
-            lines.append(
-                f"[bold]merge[/]    trial {trial.trial} ({escape(trial.label)}) is fused: "
-                f"{trial.proof['parameters_exported']:,} parameters, as the plain model; logits "
-                f"differ by {probe['relative_difference']:.1e} of their size, predictions of "
-                f"{probe['samples']} test samples by {probe['disagreements']}"
-            )
-    return lines
+    return [
+        f"[bold]merge[/]    trial {trial.trial} ({escape(trial.label)}) is fused into the plain "
+        f"model of {trial.proof['parameters_exported']:,} parameters; {_agreement(trial.proof)}"
+        for trial in conclusion.record.trials.values()
+        if trial.proof is not None
+    ]
+
+
+def _agreement(proof: Mapping[str, Any]) -> str:
+    probe, split = proof.get("test") or proof["probe"], "test" if "test" in proof else "validation"
+    apart, differ = probe["relative_difference"], probe["disagreements"]
+    how = f"differ by at most {apart:.1e} of the largest" if apart else "are the same"
+    return (
+        f"over {probe['samples']} {split} samples its logits {how} and "
+        f"{differ or 'no'} prediction{'' if differ == 1 else 's'} changed"
+    )
 
 
 def _timing_line(timing: Timing) -> str:
     return (
-        f"[bold]time[/]     {timing.total_seconds:.0f} s in all: {timing.gangs} gangs opened in "
-        f"{timing.opening_seconds:.0f} s; while trials waited, gangs trained "
-        f"{100 * timing.busy:.0f} % of {timing.window_seconds:.0f} s; tail "
-        f"{timing.tail_seconds:.0f} s"
+        f"[bold]time[/]     {duration(timing.total_seconds)} in all; opening "
+        f"{count(timing.gangs, 'gang')} {duration(timing.opening_seconds)}; while trials waited, "
+        f"gangs were busy {100 * timing.busy:.0f} % of {duration(timing.window_seconds)}; tail "
+        f"{duration(timing.tail_seconds)}"
     )
 
 

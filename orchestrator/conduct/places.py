@@ -1,5 +1,6 @@
 """Where a study's parts lie, for people: store, report, exports, MLflow."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,9 @@ from orchestrator.config.experiment import Experiment
 from orchestrator.errors import RequestError
 from orchestrator.storage import layout
 from orchestrator.storage.uri import Store
+
+DEFAULT_STORAGE = "./m2pt-studies"
+"""Where studies lie unless an experiment or --storage says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,17 @@ class Places:
 
     def next_commands(self, experiment: Experiment) -> list[str]:
         """What a person may want to run now."""
-        storage = experiment.storage
-        return [
-            f"orchestrator ui {experiment.name} --storage {storage}        # compare in MLflow",
-            f"orchestrator report {experiment.name} --storage {storage}    # the figures again",
-            f"orchestrator export {experiment.name} --storage {storage} --to model/",
-        ]
+        store = Store.open(experiment.storage)
+        default = store.uri == Store.open(DEFAULT_STORAGE).uri
+        option = "" if default else f" --storage {shlex.quote(str(_folder(store) or store.uri))}"
+        study = f"{experiment.name}{option}"
+        commands = {
+            f"orchestrator ui {study}": "compare the trials in MLflow",
+            f"orchestrator report {study}": "these figures again",
+            f"orchestrator export {study} --to model/": "the fused model, ready to load",
+        }
+        width = max(map(len, commands))
+        return [f"{command:<{width}}  # {what}" for command, what in commands.items()]
 
 
 def places(experiment: Experiment) -> Places:

@@ -1,36 +1,45 @@
 """What a person sees while a study runs: a live view on a terminal, plain lines elsewhere."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from orchestrator.evidence.wording import Measure, count
 
 Event = Mapping[str, Any]
 MARKS = {"finished": "[green]✓[/]", "stopped": "[yellow]◦[/]", "failed": "[red]✗[/]"}
+LOST = "[yellow]![/]"
 
 
 class View:
-    """Follows the journal's events; a context manager. Everything goes to `console` (stderr)."""
+    """Follows the journal's events; a context manager. Everything goes to `console` (stderr).
+
+    `metric` is the searched one; `total` is how many trials there are at most.
+    """
 
     def __init__(self, console: Console, metric: str, total: int) -> None:
-        self._console, self._metric = console, metric
+        self._console, self._measure, self._total = console, Measure(metric), total
         self._bars = Progress(
             TextColumn("{task.description}", markup=True),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[count]}"),
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._whole = self._bars.add_task("[bold]starting[/]", total=total, note="")
+        self._whole = self._bars.add_task("[bold]starting[/]", total=None, count="", note="")
         self._rows: dict[str, TaskID] = {}
         self._labels: dict[str, str] = {}
-        self._last: dict[str, float] = {}
+        self._last: dict[str, Event] = {}
         self._over: set[str] = set()
+        self._silent = False
 
     def __enter__(self) -> "View":
         self._bars.start()
@@ -44,14 +53,32 @@ class View:
     ) -> None:
         self._bars.stop()
 
+    @contextmanager
+    def recalling(self) -> Iterator[None]:
+        """What is observed meanwhile happened in an earlier run: it is counted, not told again."""
+        self._silent = True
+        try:
+            yield
+        finally:
+            self._silent = False
+        if self._labels:
+            over = f"{len(self._over)} of {count(len(self._labels), 'planned trial')} are over"
+            self.phase(f"going on with what is there: {over}")
+
     def phase(self, text: str) -> None:
         """Say what the study is doing now."""
-        self._bars.update(self._whole, description=f"[bold]{text}[/]")
-        self._console.print(f"[bold]▸ {text}[/]")
+        self._bars.update(self._whole, description=f"[bold]{escape(text)}[/]")
+        self.say(f"[bold]▸ {escape(text)}[/]")
+
+    def trials(self) -> None:
+        """Say that trials come next, and count them from here on."""
+        self.phase("trials")
+        self._count()
 
     def say(self, text: str) -> None:
-        """One line that stays."""
-        self._console.print(text)
+        """One line that stays, in rich's markup."""
+        if not self._silent:
+            self._console.print(text, soft_wrap=not self._console.is_terminal)
 
     def observe(self, event: Event) -> None:
         """Move on by one event of the journal."""
@@ -59,40 +86,75 @@ class View:
         if kind == "planned":
             self._labels[event["trial"]] = f"{event['label']} · seed {event['seed']}"
         elif kind == "epoch":
-            self._epoch(event["trial"], self._labels.get(event["trial"], event["trial"]), event)
+            self._epoch(event["trial"], self._label(event["trial"]), event)
         elif kind == "auxiliary_epoch":
-            self._epoch(f"aux {event['name']}", f"masked pre-training · {event['name']}", event)
+            self._epoch(f"aux {event['name']}", f"pre-training {event['name']}", event)
         elif kind == "auxiliary_ready":
             self._end(f"aux {event['name']}")
-            self.say(f"  {MARKS['finished']} auxiliary {event['name']} ({event['seconds']:.0f} s)")
+            took = f"[dim]pre-trained in {event['seconds']:.0f} s[/]" if "seconds" in event else ""
+            self.say(f"  {MARKS['finished']} auxiliary {escape(event['name'])}  {took}")
         elif kind in MARKS:
             self._trial_over(event)
-        elif kind == "gang_lost":
-            self.say(f"  [yellow]! {event['gang']} lost[/] ({event['why']}); it comes back")
-        elif kind == "tested":
-            self._end(event["trial"])
+        elif kind in ("gang_opened", "gang_lost", "trial_restarted"):
+            self._machinery(event)
 
     def _epoch(self, row: str, label: str, event: Event) -> None:
-        value = event["metrics"].get(self._metric, event["metrics"].get("pretrain/loss"))
-        note = "" if value is None else f"{value:.4f}"
-        if value is not None:
-            self._last[row] = value
+        self._last[row] = event
+        if self._silent:
+            return
+        loss = event["metrics"].get("pretrain/loss")
+        note = self._level(event) if loss is None else f"loss {loss:.3f}"
         if row not in self._rows:
-            self._rows[row] = self._bars.add_task(f"  {label}", total=event["epochs"], note=note)
-        self._bars.update(self._rows[row], completed=event["epoch"], note=note)
+            self._rows[row] = self._bars.add_task(
+                f"  {escape(label)}", total=event["epochs"], count="", note=note
+            )
+        done = f"{event['epoch']}/{event['epochs']}"
+        self._bars.update(self._rows[row], completed=event["epoch"], count=done, note=note)
+
+    def _label(self, trial: str) -> str:
+        return self._labels.get(trial, trial)
+
+    def _level(self, event: Event) -> str:
+        return self._measure.level(event["metrics"].get(self._measure.name))
 
     def _trial_over(self, event: Event) -> None:
-        trial = event["trial"]
+        trial, kind = event["trial"], event["kind"]
         self._end(trial)
         if trial in self._over:
             return
         self._over.add(trial)
-        self._bars.update(self._whole, completed=len(self._over))
-        value = f"{self._metric} {self._last[trial]:.4f}" if trial in self._last else ""
-        why = event.get("why") or event.get("error") or ""
-        label = self._labels.get(trial, trial)
-        self.say(f"  {MARKS[event['kind']]} {label}  [bold]{value}[/] [dim]{why}[/]")
+        self._count()
+        last = self._last.get(trial)
+        level = "" if last is None else self._level(last)
+        label = escape(self._label(trial))
+        self.say(f"  {MARKS[kind]} {level:>7}  {label}{_why(event, last)}")
+
+    def _count(self) -> None:
+        if not self._silent:
+            done = f"{len(self._over)}/{self._total}"
+            self._bars.update(self._whole, total=self._total, completed=len(self._over), count=done)
+
+    def _machinery(self, event: Event) -> None:
+        kind = event["kind"]
+        if kind == "gang_opened":
+            after = f"  [dim]after {event['seconds']:.0f} s[/]" if "seconds" in event else ""
+            again = "" if event["attempt"] == 1 else " again"
+            self.say(f"  {MARKS['finished']} {event['gang']} is open{again}{after}")
+        elif kind == "gang_lost":
+            self.say(f"  {LOST} {event['gang']} was lost: {escape(event['why'])}; it comes back")
+        else:
+            label = escape(self._label(event["trial"]))
+            self.say(f"  {LOST} {label}: {escape(event['why'])}; it goes on")
 
     def _end(self, row: str) -> None:
         if row in self._rows:
             self._bars.remove_task(self._rows.pop(row))
+
+
+def _why(event: Event, last: Event | None) -> str:
+    """What to add to the line of a trial that did not run to its end."""
+    if event["kind"] == "failed":
+        return f"  [red]{escape(event['error'])}[/]"
+    if event["kind"] == "stopped" and last is not None:
+        return f"  [dim]stopped after epoch {last['epoch']} of {last['epochs']}[/]"
+    return ""

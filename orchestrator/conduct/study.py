@@ -24,6 +24,7 @@ from orchestrator.config.io import as_dict, as_text, experiment_sha256
 from orchestrator.errors import NoTrialSucceeded, Stopped
 from orchestrator.evidence.findings import findings
 from orchestrator.evidence.report import render
+from orchestrator.evidence.wording import count as counted
 from orchestrator.storage import layout
 from orchestrator.storage.lease import Lease
 from orchestrator.storage.uri import Store
@@ -90,7 +91,8 @@ class _Run:
         tracker = Tracker(tracking_uri(experiment), name, name)
         stack.callback(tracker.close)
         journal.subscribe(tracker.observe, replay=True)
-        journal.subscribe(view.observe, replay=True)
+        with view.recalling():
+            journal.subscribe(view.observe, replay=True)
         brake = stack.enter_context(Brake(store, name, lease))
         plan = json.dumps(make_plan(experiment).as_dict(), indent=1)
         store.put(layout.experiment(name), text.encode())
@@ -115,6 +117,8 @@ class _Run:
                 "experiment_sha256": experiment_sha256(self.experiment),
             }
         )
+        where = "on this machine" if address is None else f"at {address}"
+        self.view.phase(f"{'starting' if address is None else 'joining'} Ray {where}")
         try:
             with connect(address) as cluster:
                 self._on(cluster)
@@ -141,7 +145,8 @@ class _Run:
         mailbox = open_mailbox(cluster.node_id)
         opened = time.time()
         gangs = Gangs(mailbox, count, experiment.resources, name, cluster.folder)
-        self.view.phase(f"opening {count} gangs of {experiment.resources.workers} workers")
+        workers = counted(experiment.resources.workers, "worker")
+        self.view.phase(f"opening {counted(count, 'gang')} of {workers}")
         self.brake.watch(gangs.check)
 
         def lease(
@@ -150,11 +155,10 @@ class _Run:
             return lease_all(mailbox, work, self.brake, on_report)
 
         with following(mailbox, lambda event: self._on_gang_event(event, opened)), gangs:
-            self.view.phase("auxiliaries")
             digests = Supply(self.store, experiment, lease, self._emit).digests()
             agenda = Agenda(experiment, lambda own: replace(digests, data=data_digest(own)))
             assigner = Assigner(name, self.store.uri, self.journal.accepted, digests)
-            self.view.phase("trials")
+            self.view.trials()
             study = tune.Study(
                 agenda=agenda,
                 journal=self.journal,

@@ -209,8 +209,14 @@ def tracks_of(trial: TrialRecord) -> tuple[ScaleTrack, ...]:
 
 
 def baseline_level(found: Findings, arm: Arm) -> Spread:
-    """The baseline's mean and spread, to be shown beside an arm."""
-    return spread(found.baseline_beside(arm).values())
+    """The baseline's mean and spread, to be shown beside an arm: over the seeds that both have.
+
+    So the difference beside it is the difference of the two levels. Without a common seed, the
+    baseline over all of its own.
+    """
+    beside = found.baseline_beside(arm)
+    matched = [value for seed, value in beside.items() if seed in arm.row.deltas]
+    return spread(matched or beside.values())
 
 
 def progress(record: StudyRecord, experiment: Experiment) -> str:

@@ -177,9 +177,9 @@ def _leaderboard(data: Mapping[str, Any], measure: Measure) -> dict[str, Any]:
     return {
         "title": measure.title,
         "note": "Mean ± standard deviation (seeds), after the last epoch, on the split that arms "
-        "are chosen on: the best of many is flattered by it. Beside an arm that was stopped stands "
-        "the baseline at the same epoch. Differences are over matched seeds, with 95 % intervals "
-        "where there are several.",
+        "are chosen on: the best of many is flattered by it. Beside each arm stands the baseline "
+        "at the same seeds, and at the same epoch where the arm was stopped. Differences have "
+        "95 % intervals where there are several seeds.",
         "rows": [_leaderboard_row(row, measure) for row in data["leaderboard"]],
     }
 

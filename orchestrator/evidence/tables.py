@@ -14,6 +14,9 @@ from rich.text import Text
 from orchestrator.evidence.findings import Arm, Findings, baseline_level
 from orchestrator.evidence.wording import Measure
 
+WIDE = 120
+"""Columns of a terminal from which on the leaderboard has all of its columns."""
+
 
 def rows(found: Findings) -> list[dict[str, Any]]:
     """The leaderboard as plain values (JSON), baseline first, then in order of merit.
@@ -31,12 +34,15 @@ def rows(found: Findings) -> list[dict[str, Any]]:
     return listed
 
 
-def leaderboard_table(found: Findings, *, title: str | None = None, most: int = 20) -> Table:
-    """The leaderboard for a terminal, at most ``most`` arms besides the baseline.
+def leaderboard_table(
+    found: Findings, *, title: str | None = None, most: int = 20, width: int = WIDE
+) -> Table:
+    """The leaderboard for a terminal of ``width`` columns, at most ``most`` arms and the baseline.
 
     Levels are mean ± standard deviation (seeds); ``@3`` marks the baseline's level after three
     epochs, beside an arm that was stopped there; |λ| is the mean over linears at the end. The
     first column says which rows the verdict compares (base, best), ranks, and marks controls.
+    Below `WIDE` columns the difference stands for the baseline's level, and |λ| is left out.
     """
     table = Table(
         title=title,
@@ -46,17 +52,19 @@ def leaderboard_table(found: Findings, *, title: str | None = None, most: int = 
         show_edge=False,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("", no_wrap=True)
-    table.add_column("arm", overflow="fold")
-    for name in (found.measure.title, "baseline", "difference"):
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_column("|λ|", justify="right", no_wrap=True)
-    table.add_column("epochs", overflow="fold")
-    listed = rows(found)
-    for row in listed[: most + 1]:
-        table.add_row(*_cells(row, found.measure), style=_style(row))
-    if len(listed) > most + 1:
-        table.caption = f"{len(listed) - most - 1} more; --json lists all"
+    wide, listed = width >= WIDE, rows(found)
+    shown = [(row, _cells(row, found.measure, wide=wide)) for row in listed[: most + 1]]
+    for number, name in enumerate(_headings(found.measure, wide=wide)):
+        if number < 2:
+            table.add_column(name, overflow="fold")
+            continue
+        longest = max((len(cells[number]) for _, cells in shown), default=0)
+        least = max(longest, *(len(word) for word in name.split()))
+        table.add_column(name, justify="right", width=least)  # never folded: figures stay whole
+    for row, cells in shown:
+        table.add_row(*cells, style=_style(row))
+    if len(listed) > len(shown):
+        table.caption = f"{len(listed) - len(shown)} more; --json lists all"
     return table
 
 
@@ -119,25 +127,31 @@ def _row(found: Findings, arm: Arm) -> dict[str, Any]:
     }
 
 
-def _cells(row: Mapping[str, Any], measure: Measure) -> list[str | Text]:
+def _headings(measure: Measure, *, wide: bool) -> list[str]:
+    ours = ("baseline", "difference", "|λ|") if wide else ("minus baseline",)
+    return ["", "arm", measure.title, *ours, "epochs"]
+
+
+def _cells(row: Mapping[str, Any], measure: Measure, *, wide: bool) -> list[str | Text]:
     baseline = baseline_text(row, measure) if row["mean"] is not None else ""
     at = f" @{row['epochs']}" if baseline and row["partial"] else ""
+    scale = "" if row["scale_mean_abs"] is None else f"{row['scale_mean_abs']:.2g}"
+    difference = difference_text(row, measure)
     epochs = f"{row['epochs']}/{row['full_epochs']}" if row["partial"] else str(row["epochs"])
     return [
         _place(row),
         Text(row["label"]),  # a Text, so that brackets in labels are no markup
         level_text(row, measure),
-        baseline + at,
-        difference_text(row, measure),
-        "" if row["scale_mean_abs"] is None else f"{row['scale_mean_abs']:.2g}",
+        *((baseline + at, difference, scale) if wide else (difference,)),
         epochs + _ending(row),
     ]
 
 
 def _ending(row: Mapping[str, Any]) -> str:
-    """What became of its trials, where it is not that all of them finished."""
-    outcome = row["outcome"].partition(":")[0]
-    return "" if outcome.lstrip("0123456789 ") == "finished" else f" {outcome}"
+    """What became of its trials, where the number of epochs does not say it."""
+    outcome = row["outcome"].partition(":")[0].lstrip("0123456789 ")
+    said = "stopped" if row["partial"] else "finished"
+    return "" if outcome == said else f" {row['outcome'].partition(':')[0]}"
 
 
 def _place(row: Mapping[str, Any]) -> str:

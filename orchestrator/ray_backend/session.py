@@ -1,9 +1,11 @@
 """Connecting to Ray: a cluster that is there, or one started for this study on this machine."""
 
+import io
 import logging
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 
 from orchestrator import environment
@@ -28,8 +30,13 @@ def connect(address: str | None) -> Iterator[Cluster]:
     """Join the cluster at `address` ("auto" for the one of this machine), or start one (None).
 
     A cluster started here binds to loopback, takes a token and ends with the context. Raises
-    `ClusterError` when nothing answers at `address`.
+    `ClusterError` when nothing answers at `address`. What Ray prints goes to stderr meanwhile.
     """
+    with redirect_stdout(_Remarks()):
+        yield from _connected(address)
+
+
+def _connected(address: str | None) -> Iterator[Cluster]:
     environment.prepare_ray(local=address is None)
     import ray
 
@@ -57,6 +64,26 @@ def connect(address: str | None) -> Iterator[Cluster]:
             )
         finally:
             ray.shutdown()
+
+
+class _Remarks(io.TextIOBase):
+    """Takes what Ray prints to stdout about its nodes and passes it on to stderr, line by line.
+
+    stdout is for results. One remark is dropped: that there are more processes than CPUs, which is
+    so by design (trials and the mailbox ask for no CPU).
+    """
+
+    EXPECTED = "worker processes have been started on node"
+
+    def __init__(self) -> None:
+        self._line = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            if self.EXPECTED not in line:
+                print(line, file=sys.stderr)
+        return len(text)
 
 
 def gangs_that_fit(resources: Resources, cluster: Cluster) -> int:

@@ -54,6 +54,8 @@ class Gang:
         workers: list[Any] = [None] * world.size
         me = {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid()}
         dist.all_gather_object(workers, me, group=control)
+        gc.collect()
+        gc.freeze()  # the libraries live as long as the gang: no later collection walks them
         gang.attempt = gang.broadcast(
             lambda: ray.get(gang.mailbox.register.remote(gang.number, workers))
         )

@@ -22,7 +22,7 @@ from orchestrator.tracking.reconcile import (
     trial_change,
 )
 from orchestrator.tracking.record import StudyRecord
-from orchestrator.tracking.runs import Runs, compare_url
+from orchestrator.tracking.runs import Runs, compare_url, without_secret
 
 __all__ = ["Tracker", "TrackerState", "compare_url"]
 
@@ -54,6 +54,7 @@ class Tracker:
     def __init__(self, tracking_uri: str, experiment: str, study: str) -> None:
         """`experiment` is the experiment's name in MLflow, `study` the study's."""
         self._uri = tracking_uri
+        self._shown = without_secret(tracking_uri)
         self._experiment = experiment
         self._study = study
         self._changed = threading.Condition()
@@ -125,7 +126,7 @@ class Tracker:
             self._changed.notify_all()
             complete = not self._thread.is_alive() and not self._unsent
         if not complete:
-            _LOG.warning("MLflow at %s is not complete: %s", self._uri, self._error or "no time")
+            _LOG.warning("MLflow at %s is not complete: %s", self._shown, self._error or "no time")
         return complete
 
     def _run(self) -> None:
@@ -209,7 +210,7 @@ class Tracker:
         self._url = compare_url(self._uri, runs.experiment_id, identity)
         with self._changed:
             if self._error is not None:
-                _LOG.warning("MLflow at %s is back", self._uri)
+                _LOG.warning("MLflow at %s is back", self._shown)
             self._error = None
         self._runs = runs
 
@@ -241,10 +242,11 @@ class Tracker:
     def _wait_after(self, error: Exception) -> None:
         """Wait longer and longer before everything is looked up again."""
         self._runs, self._doubt = None, True
+        said = f"{type(error).__name__}: {error}".replace(self._uri, self._shown)[:500]
         with self._changed:
             if self._error is None:
-                _LOG.warning("MLflow at %s is away, the study goes on: %s", self._uri, error)
-            self._error = f"{type(error).__name__}: {error}"[:500]
+                _LOG.warning("MLflow at %s is away, the study goes on: %s", self._shown, said)
+            self._error = said
             self._pause = min(2 * self._pause or _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS)
             if self._ended:
                 self._pause = _FIRST_PAUSE_SECONDS

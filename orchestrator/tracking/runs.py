@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from orchestrator import environment
 from orchestrator.errors import TrackingError
@@ -138,11 +138,18 @@ def compare_url(server: str, experiment_id: str, study_id: str) -> str | None:
     """
     if not server.startswith(("http://", "https://")):
         return None
+    server = without_secret(server)
     wanted = quote(f"tags.study_id = '{study_id}' and tags.stage != '{STUDY_STAGE}'")
     return (
         f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs"
         f"?searchFilter={wanted}&compareRunsMode=CHART"
     )
+
+
+def without_secret(uri: str) -> str:
+    """`uri` as it may be shown: without a user's name and password."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in uri else uri
 
 
 def _progress(have: RunState) -> tuple[int, int, str]:
@@ -164,7 +171,7 @@ def _experiment_id(client: Any, tracking_uri: str, experiment: str) -> str:
             found = client.get_experiment_by_name(experiment)  # somebody else was quicker
     if found.lifecycle_stage != "active":
         raise TrackingError(
-            f"{tracking_uri}: the experiment {experiment!r} was deleted there; restore it with"
+            f"{without_secret(tracking_uri)}: the experiment {experiment!r} was deleted there; restore it with"
             f" `mlflow experiments restore --experiment-id {found.experiment_id}`"
         )
     return str(found.experiment_id)

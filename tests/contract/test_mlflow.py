@@ -1,6 +1,7 @@
 """The tracker against a real MLflow server, and against an SQLite file."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,12 @@ class Server:
         log = (self._folder / "server.txt").open("ab")
         with log:
             self._process = subprocess.Popen(
-                command, cwd=self._folder, stdout=log, stderr=log, start_new_session=True
+                command,
+                cwd=self._folder,
+                env=environment.mlflow_server(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         deadline = time.monotonic() + 120
         while True:
@@ -71,12 +78,64 @@ class Server:
             self._process = None
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
     server.start()
     yield server
     server.kill()
+
+
+@dataclass(frozen=True)
+class Target:
+    """An experiment in an MLflow."""
+
+    uri: str
+    experiment: str = "experiment"
+
+    @property
+    def client(self) -> Any:
+        environment.prepare_mlflow()
+        from mlflow import MlflowClient
+
+        return MlflowClient(self.uri)
+
+    @property
+    def runs(self) -> dict[str, Any]:
+        """Its runs by trial id, the parent's key is ""; there must be no twins."""
+        mlflow = self.client
+        experiment = mlflow.get_experiment_by_name(self.experiment)
+        runs = mlflow.search_runs([experiment.experiment_id], max_results=1000)
+        keys = [run.data.tags.get("trial_id", "") for run in runs]
+        assert len(keys) == len(set(keys)), f"twins: {sorted(keys)}"
+        return dict(zip(keys, runs, strict=True))
+
+    def track(self) -> Tracker:
+        """A tracker of the study `s`."""
+        return Tracker(self.uri, self.experiment, "s")
+
+
+@pytest.fixture
+def remote(server: Server, tmp_path: Path) -> Target:
+    """An experiment of its own on the server."""
+    return Target(server.uri, tmp_path.name)
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with MLflow's tables, which take seconds to make."""
+    file = tmp_path_factory.mktemp("tables") / "made.db"
+    tracker = Target(f"sqlite:///{file}").track()
+    tracker.observe({"kind": "takeover", "time": 1.0, "segments": [], "manifests": []})
+    assert tracker.close(120)
+    return file
+
+
+@pytest.fixture
+def local(tables: Path, tmp_path: Path) -> Target:
+    """An SQLite file."""
+    shutil.copy(tables, tmp_path / "a.db")
+    return Target(f"sqlite:///{tmp_path / 'a.db'}", "of its own")
 
 
 class Study:
@@ -128,42 +187,25 @@ class Study:
 
 
 @contextmanager
-def driver(folder: Path, uri: str) -> Iterator[tuple[Journal, Tracker]]:
+def driver(folder: Path, target: Target) -> Iterator[tuple[Journal, Tracker]]:
     """A journal and the tracker that follows it."""
     store = Store.open(str(folder / "studies"))
     with (
         Lease.acquire(store, "s") as lease,
         Journal.open(store, "s", lease, spool=folder / "spool") as journal,
     ):
-        tracker = Tracker(uri, "experiment", "s")
+        tracker = target.track()
         journal.subscribe(tracker.observe, replay=True)
         yield journal, tracker
         tracker.close(1)
 
 
-def client(uri: str) -> Any:
-    environment.prepare_mlflow()
-    from mlflow import MlflowClient
-
-    return MlflowClient(uri)
-
-
-def runs_of(uri: str) -> dict[str, Any]:
-    """The runs in MLflow by trial id, the parent's key is ""; there must be no twins."""
-    mlflow = client(uri)
-    experiment = mlflow.get_experiment_by_name("experiment")
-    runs = mlflow.search_runs([experiment.experiment_id], max_results=1000)
-    keys = [run.data.tags.get("trial_id", "") for run in runs]
-    assert len(keys) == len(set(keys)), f"twins: {sorted(keys)}"
-    return dict(zip(keys, runs, strict=True))
-
-
 OUTCOMES = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 
 
-def assert_complete(uri: str, record: StudyRecord) -> None:
+def assert_complete(target: Target, record: StudyRecord) -> None:
     """MLflow has exactly what the record says."""
-    mlflow, runs = client(uri), runs_of(uri)
+    mlflow, runs = target.client, target.runs
     begun = {name: one for name, one in record.trials.items() if one.status != "planned"}
     assert set(runs) == {"", *begun}
     for name, trial in begun.items():
@@ -197,8 +239,8 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def test_a_study_is_followed_and_ends_in_time(tmp_path: Path, server: Server) -> None:
-    with driver(tmp_path, server.uri) as (journal, tracker):
+def test_a_study_is_followed_and_ends_in_time(tmp_path: Path, remote: Target) -> None:
+    with driver(tmp_path, remote) as (journal, tracker):
         study = Study(journal.append)
         tracker.add_artifact("experiment.yaml", "name: s\n")
         tracker.add_artifact("report/report.html", b"<html></html>")
@@ -207,8 +249,8 @@ def test_a_study_is_followed_and_ends_in_time(tmp_path: Path, server: Server) ->
         study.plan("halved")
         study.start("halved")
         study.epoch("halved", 1)
-        wait_for(lambda: "halved" in runs_of(server.uri))
-        running = runs_of(server.uri)["halved"]
+        wait_for(lambda: "halved" in remote.runs)
+        running = remote.runs["halved"]
         assert running.info.status == "RUNNING"
         assert running.data.tags["outcome"] == "running"
         study.say("stopped", trial="halved", why="halving at epoch 1")
@@ -216,17 +258,17 @@ def test_a_study_is_followed_and_ends_in_time(tmp_path: Path, server: Server) ->
         study.start("broken")
         study.say("failed", trial="broken", error="out of memory", attempts=3)
         study.plan("never begun")
-        wait_for(lambda: "broken" in runs_of(server.uri), 10)
-        wait_for(lambda: runs_of(server.uri)["broken"].info.status == "FAILED", 10)
+        wait_for(lambda: "broken" in remote.runs, 10)
+        wait_for(lambda: remote.runs["broken"].info.status == "FAILED", 10)
         study.say("tested", trial="done", metrics={"test/accuracy": 0.5})
         study.say("exported", trial="done", key="exports/done")
         study.say("study_finished", verdict="nothing is claimed")
         assert tracker.close(60)
         url = tracker.state.compare_url
         assert url is not None
-        assert url.startswith(f"{server.uri}/#/experiments/")
-        assert_complete(server.uri, journal.record)
-    runs = runs_of(server.uri)
+        assert url.startswith(f"{remote.uri}/#/experiments/")
+        assert_complete(remote, journal.record)
+    runs = remote.runs
     outcomes = {name: runs[name].data.tags.get("outcome") for name in runs}
     assert outcomes == {"": None, "done": "finished", "halved": "stopped", "broken": "failed"}
     assert runs["halved"].data.tags["why"] == "halving at epoch 1"
@@ -238,24 +280,25 @@ def test_a_study_is_followed_and_ends_in_time(tmp_path: Path, server: Server) ->
     parent = runs[""]
     assert (parent.info.status, parent.data.tags["verdict"]) == ("FINISHED", "nothing is claimed")
     assert parent.data.metrics == {"auxiliary/audio/pretrain/loss": 0.25}
-    mlflow = client(server.uri)
+    mlflow = remote.client
     listed = [file.path for file in mlflow.list_artifacts(parent.info.run_id)]
     assert listed == ["experiment.yaml", "report"]
     local = mlflow.download_artifacts(parent.info.run_id, "experiment.yaml", str(tmp_path))
     assert Path(local).read_text() == "name: s\n"
 
 
-def test_a_server_killed_in_the_middle_misses_nothing(tmp_path: Path, server: Server) -> None:
-    with driver(tmp_path, server.uri) as (journal, tracker):
+def test_a_server_killed_in_the_middle_misses_nothing(
+    tmp_path: Path, server: Server, remote: Target
+) -> None:
+    with driver(tmp_path, remote) as (journal, tracker):
         study = Study(journal.append)
-        ended = threading.Event()
+        ended, quiet = threading.Event(), threading.Event()
 
         def drive() -> None:
             number = 0
-            while not ended.is_set():
+            while not ended.wait(1.0 if quiet.is_set() else 0.1):
                 study.whole(f"trial-{number:03d}")
                 number += 1
-                time.sleep(0.2)
 
         driving = threading.Thread(target=drive)
         driving.start()
@@ -263,109 +306,111 @@ def test_a_server_killed_in_the_middle_misses_nothing(tmp_path: Path, server: Se
             wait_for(lambda: tracker.state.error is None and tracker.state.points)
             time.sleep(uptime)
             server.kill()
+            quiet.set()
             before = len(journal.events)
             time.sleep(1.5)
-            assert len(journal.events) > before + 20
+            assert len(journal.events) >= before + 7
             assert tracker.state.behind > 0
             server.start()
+            quiet.clear()
         ended.set()
         driving.join()
         study.plan("open")
         study.start("open")
         study.epoch("open", 1)
         study.say("study_finished", verdict="none")
-        assert tracker.close(120)
+        assert tracker.close(240)
         assert tracker.state.error is None
-        assert_complete(server.uri, journal.record)
-        assert runs_of(server.uri)["open"].info.status == "KILLED"
+        assert_complete(remote, journal.record)
+        assert remote.runs["open"].info.status == "KILLED"
         print(len(journal.record.trials), "trials,", tracker.state.points, "points")
 
 
-def test_mlflow_is_rebuilt_from_the_journal(tmp_path: Path) -> None:
-    first, second = f"sqlite:///{tmp_path / 'a.db'}", f"sqlite:///{tmp_path / 'b' / 'b.db'}"
-    with driver(tmp_path, first) as (journal, tracker):
+def test_mlflow_is_rebuilt_from_the_journal(tmp_path: Path, local: Target) -> None:
+    other = Target(f"sqlite:///{tmp_path / 'b' / 'b.db'}")
+    with driver(tmp_path, local) as (journal, tracker):
         study = Study(journal.append)
         study.whole("done")
         study.plan("open")
         study.start("open")
         study.epoch("open", 1)
         tracker.add_artifact("plan.json", "{}")
+        study.say("study_stopped", why="asked to")
         assert tracker.close(60)
         assert tracker.state.compare_url is None
-        assert runs_of(first)["open"].info.status == "KILLED"
-        assert runs_of(first)[""].info.status == "KILLED"
-    before = runs_of(first)
+    before = local.runs
+    assert before["open"].info.status == "KILLED"
     assert before["open"].data.tags["outcome"] == "interrupted"
-    for uri in (second, first, second):  # an empty one, and those that have it all
-        with driver(tmp_path, uri) as (journal, tracker):
+    assert (before[""].info.status, before[""].data.tags["why"]) == ("KILLED", "asked to")
+    for target in (other, local, other):  # an empty one, and those that have it all
+        with driver(tmp_path, target) as (journal, tracker):
             assert tracker.close(60)
-            assert_complete(uri, journal.record)
-    assert runs_of(first)["done"].info.run_id == before["done"].info.run_id
-    with driver(tmp_path, first) as (journal, tracker):
+            assert_complete(target, journal.record)
+    assert local.runs["done"].info.run_id == before["done"].info.run_id
+    with driver(tmp_path, local) as (journal, tracker):
         study = Study(journal.append)
         study.start("open", attempt=2)
         study.epoch("open", 1)
         study.epoch("open", 2)
         assert tracker.flush(60)
-        again = runs_of(first)
+        again = local.runs
+        assert (again[""].info.status, again[""].data.tags["why"]) == ("RUNNING", "")
         assert again["open"].info.status == "RUNNING"
         assert again["open"].info.run_id == before["open"].info.run_id
         assert again["done"].info.status == "FINISHED"
         study.say("finished", trial="open")
         study.say("study_finished", verdict="none")
         assert tracker.close(60)
-        assert_complete(first, journal.record)
-    assert (tmp_path / "mlflow-artifacts" / "experiment").is_dir()
+        assert_complete(local, journal.record)
+    assert (tmp_path / "mlflow-artifacts" / local.experiment).is_dir()
     assert fold(journal.events).status == "finished"
 
 
-def test_an_end_is_not_overwritten_by_a_weaker_state(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'a.db'}"
+def test_an_end_is_not_overwritten_by_a_weaker_state(local: Target) -> None:
     events: list[Json] = []
     study = Study(lambda event: events.append({"time": 1000.0 + len(events), **event}))
     study.whole("done")
-    for number in (len(events), len(events) - 1, 8):  # a journal that lost its tail
-        tracker = Tracker(uri, "experiment", "s")
+    for number in (len(events), len(events) - 1, 5):  # a journal that lost its tail
+        tracker = local.track()
         for event in events[:number]:
             tracker.observe(event)
         assert tracker.close(60)
-        assert runs_of(uri)["done"].info.status == "FINISHED"
+        assert local.runs["done"].info.status == "FINISHED"
 
 
-def test_a_twin_goes_and_another_study_of_the_name_stays(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'a.db'}"
+def test_a_twin_goes_and_another_study_of_the_name_stays(local: Target) -> None:
     events: list[Json] = []
     study = Study(lambda event: events.append({"time": 1000.0 + len(events), **event}))
     study.whole("done")
 
     def track(shift: float) -> None:
-        tracker = Tracker(uri, "experiment", "s")
+        tracker = local.track()
         for event in events:
             tracker.observe({**event, "time": event["time"] + shift})
         assert tracker.close(60)
 
     track(0)
-    mlflow, run = client(uri), runs_of(uri)["done"]
+    mlflow, run = local.client, local.runs["done"]
     twin = {k: v for k, v in run.data.tags.items() if k not in ("rung", "outcome")}
     mlflow.create_run(run.info.experiment_id, tags=twin)
     track(0)
-    assert runs_of(uri)["done"].info.run_id == run.info.run_id
+    assert local.runs["done"].info.run_id == run.info.run_id
     track(3600)
     assert len(mlflow.search_runs([run.info.experiment_id])) == 4
 
 
-def test_many_metrics_in_little_time(tmp_path: Path, server: Server) -> None:
+def test_many_metrics_in_little_time(remote: Target) -> None:
     """Prints a rate: it is a measurement, and a guard against one request per metric."""
     events: list[Json] = []
     study = Study(lambda event: events.append({"time": 1000.0 + len(events), **event}))
-    for number in range(20):
+    for number in range(10):
         trial = f"trial-{number}"
         study.plan(trial)
         study.start(trial)
-        for epoch in range(1, 11):
+        for epoch in range(1, 6):
             study.epoch(trial, epoch, scales=48)
         study.say("finished", trial=trial)
-    tracker = Tracker(server.uri, "experiment", "s")
+    tracker = remote.track()
     tracker.observe(events[0])
     assert tracker.flush(60)
     start = time.monotonic()
@@ -376,16 +421,18 @@ def test_many_metrics_in_little_time(tmp_path: Path, server: Server) -> None:
     seconds = time.monotonic() - start
     points = tracker.state.points
     print(f"{points} points in {seconds:.1f} s: {points / seconds:.0f} points/s")
-    assert points == 20 * 10 * 51 + 1
-    assert points / seconds > 50
+    assert points == 10 * 5 * 51 + 1
+    assert points / seconds > 25
     assert tracker.close(60)
 
 
-def test_a_server_that_is_not_there_costs_no_time(tmp_path: Path) -> None:
+def test_a_server_that_is_not_there_costs_no_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        uri = f"http://127.0.0.1:{free.getsockname()[1]}"
-    with driver(tmp_path, uri) as (journal, tracker):
+        target = Target(f"http://user:canary@127.0.0.1:{free.getsockname()[1]}")
+    with driver(tmp_path, target) as (journal, tracker):
         start = time.monotonic()
         study = Study(journal.append)
         for number in range(20):
@@ -394,3 +441,5 @@ def test_a_server_that_is_not_there_costs_no_time(tmp_path: Path) -> None:
         assert not tracker.close(0.5)
         assert time.monotonic() - start < 4
         assert tracker.state.behind == len(journal.events)
+        wait_for(lambda: tracker.state.error)
+    assert "canary" not in f"{tracker.state}{caplog.text}"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def test_kills_of_workers_cost_no_epoch_and_change_no_bit(cluster: Cluster, tmp_
         assert bench.train("killed-idle") == undisturbed
         for rank in (0, 1):
             study = f"killed-rank-{rank}"
-            assert bench.train(study, on_epoch=once(2, lambda rank=rank: kill(rank))) == undisturbed
+            assert bench.train(study, on_epoch=once(2, partial(kill, rank))) == undisturbed
             assert bench.state(study) == bench.state("undisturbed")
         lost = [event for event in bench.events() if event["kind"] == "gang_lost"]
         assert len(lost) == 3
@@ -146,7 +147,7 @@ def test_each_of_many_compiled_shapes_is_compiled(cluster: Cluster, tmp_path: Pa
     with gang_of(cluster, tmp_path, workers=1) as bench:
         base = ("resources.compile=true", "training.epochs=1", "model.depth=1")
         widths = [8, 12, 16, 20, 24, 28, 32, 36, 40, 8]
-        seen = {}
+        seen: dict[int, Json] = {}
         for number, width in enumerate(widths):
             heads = "model.heads=1"
             (report,) = bench.train(f"shape-{number}", *base, heads, f"model.width={width}")

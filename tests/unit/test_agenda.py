@@ -5,7 +5,6 @@ import random
 from collections import Counter
 
 import pytest
-from study_setup import DIGESTS, Record, carry_out, experiment, start_all
 
 from orchestrator.config.experiment import Experiment, Scheduler
 from orchestrator.errors import RequestError
@@ -13,6 +12,7 @@ from orchestrator.study.agenda import Agenda, Done, Wait
 from orchestrator.study.identity import Digests
 from orchestrator.study.plan import make_plan, rungs
 from orchestrator.study.trial import TrialPlan
+from tests.unit.study_setup import DIGESTS, Record, carry_out, experiment, start_all
 
 SPACE = (
     "search.space.pathway.auxiliary={choice: [none, audio, shape, shuffled]}",

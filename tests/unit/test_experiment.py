@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from study_setup import BASE, experiment
 
 from m2pt.pathway.config import Pathway
 from m2pt.training.recipe import TrainingConfig
@@ -18,6 +17,7 @@ from orchestrator.config.paths import all_paths, searchable_paths
 from orchestrator.config.reference import EXAMPLE, reference
 from orchestrator.config.schema import experiment_schema
 from orchestrator.errors import RequestError
+from tests.unit.study_setup import BASE, experiment
 
 _ROOT = Path(__file__).parents[2]
 

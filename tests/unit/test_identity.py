@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from study_setup import DIGESTS, experiment
 
 from m2pt.models.config import ModelConfig, Tokenizer
 from m2pt.pretrain.config import PretrainConfig
@@ -20,6 +19,7 @@ from orchestrator.study.identity import (
     pretrain_fingerprint,
 )
 from orchestrator.study.trial import plan_trial, resolve
+from tests.unit.study_setup import DIGESTS, experiment
 
 BASE = experiment()
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from study_setup import BASE, experiment
 
 from orchestrator.config.document import read_yaml, write_yaml
 from orchestrator.config.io import (
@@ -19,6 +18,7 @@ from orchestrator.config.io import (
 )
 from orchestrator.config.names import nearest
 from orchestrator.errors import RequestError
+from tests.unit.study_setup import BASE, experiment
 
 SEARCHED = "pathway.auxiliary={choice: [none, audio]}"
 

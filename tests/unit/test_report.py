@@ -9,16 +9,6 @@ from html.parser import HTMLParser
 from io import BytesIO
 
 import pytest
-from evidence_setup import (
-    EPOCHS,
-    Planned,
-    events_of,
-    experiment,
-    finished_study,
-    half_done_study,
-    opening,
-    read_on_test,
-)
 from PIL import Image
 from rich.console import Console
 
@@ -29,6 +19,16 @@ from orchestrator.evidence.series import final_scales, mean_curve, scale_tracks,
 from orchestrator.evidence.tables import leaderboard_table, rows
 from orchestrator.evidence.wording import Measure
 from orchestrator.tracking.record import StudyRecord, fold
+from tests.unit.evidence_setup import (
+    EPOCHS,
+    Planned,
+    events_of,
+    experiment,
+    finished_study,
+    half_done_study,
+    opening,
+    read_on_test,
+)
 
 ORIGIN = Origin(versions={"m2pt-orchestrator": "0.1.0"})
 STUDIES: dict[str, Callable[[], StudyRecord]] = {
@@ -185,7 +185,9 @@ def test_baseline_is_pinned_and_stands_beside_every_arm() -> None:
     assert listed[0]["role"] == "baseline"
     assert [row["rank"] for row in listed if row["rank"]] == [1, 2, 3, 4, 5]
     for row in listed[1:]:
-        assert row["baseline_n"] == 3
+        assert row["baseline_n"] == (row["difference_n"] or 3)  # the same seeds
+        if row["difference"] is not None:
+            assert row["mean"] - row["baseline_mean"] == pytest.approx(row["difference"])
         assert (row["rank"] is None) == (row["kind"] == "control" or row["mean"] is None)
     best, stopped = listed[1], next(row for row in listed if row["epochs"] == 3)
     assert best["difference_n"] == 3
@@ -196,17 +198,21 @@ def test_baseline_is_pinned_and_stands_beside_every_arm() -> None:
     assert json.loads(json.dumps(listed)) == listed
 
 
-@pytest.mark.parametrize("width", [80, 110, 160])
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
 def test_the_table_fits_a_terminal(width: int) -> None:
-    table = leaderboard_table(findings(finished_study(), experiment()), title="study", most=5)
+    found = findings(finished_study(), experiment())
+    table = leaderboard_table(found, title="study", most=5, width=width)
     console = Console(width=width)
     with console.capture() as capture:
         console.print(table)
     lines = capture.get().splitlines()
     assert max(len(line) for line in lines) <= width
     assert re.search(r"^ *best +audio", capture.get(), re.MULTILINE)
-    assert "3/6 stopped" in re.sub(r"\s+", " ", capture.get())
+    assert re.search(r" 3/6 *$", capture.get(), re.MULTILINE)
     assert "4 more" in capture.get()
+    assert ("|λ|" in capture.get()) == (width >= 120)
+    best = next(line for line in lines if line.strip().startswith("best"))
+    assert re.search(r"\d\d\.\d\d ± \d\.\d\d \(3\) .* to [+-]\d\.\d\d\)", best)  # on one line
 
 
 def test_a_search_for_the_lowest_loss_is_ranked_and_judged_by_it() -> None:

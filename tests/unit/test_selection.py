@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from study_setup import DIGESTS, Epoch, Record, Trial, carry_out, experiment
 
 from orchestrator.study.agenda import Agenda
 from orchestrator.study.selection import ArmRow, best_arm, leaderboard, leaders
 from orchestrator.study.trial import plan_trial
 from orchestrator.study.view import Stage
+from tests.unit.study_setup import DIGESTS, Epoch, Record, Trial, carry_out, experiment
 
 STUDY = experiment(
     "training.epochs=3",

@@ -1,0 +1,178 @@
+"""One search through the command line, and every verb that looks at it or goes on with it."""
+
+import html
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from orchestrator.tracking.record import StudyRecord, fold
+from tests.studies import (
+    SEARCH,
+    check_each_trial_ended_once,
+    events,
+    finish,
+    orchestrator,
+    select,
+    start,
+    wait_until,
+)
+from tests.tracked import check_mlflow
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    # of SQLAlchemy, about MLflow's own tables
+    pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
+]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A finished search: where it lies and what the verb printed."""
+
+    folder: Path
+    printed: dict[str, Any]
+
+    @property
+    def storage(self) -> Path:
+        return self.folder / "studies"
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return events(self.storage, "small")
+
+    @property
+    def record(self) -> StudyRecord:
+        return fold(self.events)
+
+    def file(self, key: str) -> Path:
+        """A file of the study."""
+        return self.storage / "studies" / "small" / key
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    folder = tmp_path_factory.mktemp("search")
+    (folder / "small.yaml").write_text(SEARCH)
+    return Searched(folder, orchestrator(folder, "search", "small.yaml", "--storage", "studies"))
+
+
+def test_each_trial_ends_once_and_the_printed_figures_are_the_journals(searched: Searched) -> None:
+    ended = check_each_trial_ended_once(searched.events)
+    record, printed = searched.record, searched.printed
+    assert printed["exit_code"] == 0
+    assert printed["status"] == record.status == "finished"
+    assert not printed["already_done"]
+    assert printed["verdict"] == record.verdict
+    assert {name: trial["status"] for name, trial in printed["trials"].items()} == ended
+    stages = [trial.stage for trial in record.trials.values()]
+    assert {stage: stages.count(stage) for stage in stages} == {
+        "baseline": 2,
+        "search": 4,
+        "confirm": 1,  # the other of its two seeds is the search's
+        "control": 2,
+    }
+    assert "failed" not in ended.values()
+    for row in printed["leaderboard"]:
+        trials = [t for t in record.trials.values() if t.label == row["label"]]
+        last = [t.epochs[-1].metrics["val/accuracy"] for t in trials]
+        assert row["mean"] == pytest.approx(sum(last) / len(last))
+        assert row["n"] == len(last)
+
+
+def test_report_and_export_lie_in_the_store(searched: Searched) -> None:
+    record = searched.record
+    page = searched.file("report/report.html").read_text()
+    assert str(record.verdict) in html.unescape(page).replace("−", "-")
+    assert json.loads(searched.file("report/report.json").read_text())["verdict"]["text"] == (
+        record.verdict
+    )
+    (trial,) = (trial for trial in record.trials.values() if trial.exported is not None)
+    assert trial.exported is not None
+    assert trial.proof is not None
+    weights = load_file(searched.storage / trial.exported / "model.safetensors")
+    assert sum(one.numel() for one in weights.values()) == trial.proof["parameters_exported"]
+    assert trial.proof["test"]["disagreements"] == 0
+    assert searched.printed["proofs"] == {trial.trial: trial.proof}
+
+
+def test_mlflow_shows_what_the_journal_says(searched: Searched) -> None:
+    check_mlflow(f"sqlite:///{searched.storage / 'mlflow.db'}", "small", searched.record)
+
+
+def test_the_same_command_again_trains_nothing_and_says_so(searched: Searched) -> None:
+    before, began = searched.events, time.monotonic()
+    again = start(searched.folder, "search", "small.yaml", "--storage", "studies")
+    out, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    assert "is finished; nothing was trained" in out
+    assert searched.record.verdict is not None
+    assert searched.record.verdict.split()[0] in out
+    assert searched.events == before
+    assert time.monotonic() - began < 60  # 3 s on a quiet machine: no gang was opened
+
+
+def test_status_report_and_export_of_a_finished_study(searched: Searched) -> None:
+    folder, storage = searched.folder, ("--storage", "studies")
+    status = orchestrator(folder, "status", "small", *storage)
+    assert (status["status"], status["owner"], status["running"]) == ("finished", None, [])
+    assert sum(status["trials"].values()) == len(searched.record.trials)
+    report = orchestrator(folder, "report", "small", *storage, "--to", "again")
+    same = ("verdict", "leaderboard", "trials", "proofs", "timing")
+    assert {key: report[key] for key in same} == {key: searched.printed[key] for key in same}
+    assert (folder / "again" / "report.html").exists()
+    export = orchestrator(folder, "export", "small", *storage, "--to", "model")
+    ours = load_file(folder / "model" / "model.safetensors")
+    theirs = load_file(searched.file(f"exports/{export['trial']}/model.safetensors"))
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equal(theirs[name]) for name in ours)
+
+
+def test_another_experiment_of_the_same_name_is_refused(searched: Searched) -> None:
+    before = searched.events
+    other = ("search", "small.yaml", "--storage", "studies", "--set", "training.epochs=5")
+    refused = orchestrator(searched.folder, *other, check=False)
+    assert refused["exit_code"] == 2
+    assert "training.epochs: 4 there, 5 here" in refused["error"]
+    assert searched.events == before
+
+
+def test_a_study_is_watched_stopped_and_resumed(searched: Searched) -> None:
+    """`train`: a study of one trial, on the auxiliary that the search has made."""
+    folder, name, storage = searched.folder, "small-train", ("--storage", "studies")
+    longer = ("--set", "training.epochs=60", "--set", "pathway.auxiliary=audio")
+    driver = start(folder, "train", "small.yaml", *storage, *longer, "--json")
+    wait_until(driver, lambda: len(select(events(searched.storage, name), "epoch")) > 2)
+
+    status = orchestrator(folder, "status", name, *storage)
+    assert status["status"] == "running"
+    assert f"pid {driver.pid} " in status["owner"]
+    (running,) = status["running"]
+    assert 2 < running["epoch"] < running["epochs"] == 60
+    report = orchestrator(folder, "report", name, *storage)
+    assert (report["status"], len(report["leaderboard"])) == ("running", 1)
+    refused = orchestrator(folder, "resume", name, *storage, check=False)
+    assert refused["exit_code"] == 2
+    assert f"already running: process {driver.pid}" in refused["error"]
+
+    assert not orchestrator(folder, "stop", name, *storage)["running"]
+    assert finish(driver, check=False)["exit_code"] == 130
+    stopped = events(searched.storage, name)
+    assert stopped[-1]["kind"] == "study_stopped"
+    assert "orchestrator stop" in stopped[-1]["why"]
+    assert orchestrator(folder, "status", name, *storage)["status"] == "stopped"
+    trained = len(select(stopped, "epoch"))
+    assert 2 < trained < 60
+
+    resumed = orchestrator(folder, "resume", name, *storage)
+    assert (resumed["exit_code"], resumed["status"]) == (0, "finished")
+    happened = events(searched.storage, name)
+    assert happened[: len(stopped)] == stopped
+    assert list(check_each_trial_ended_once(happened).values()) == ["finished"]
+    assert [e["epoch"] for e in select(happened, "checkpoint")] == list(range(1, 61))
+    check_mlflow(f"sqlite:///{searched.storage / 'mlflow.db'}", name, fold(happened))
