@@ -56,7 +56,9 @@ def _stages(plan: Plan) -> Table:
 
 
 def _space(plan: Plan) -> Table:
-    table = Table("searched", "kind", "values", "when", box=None, header_style="bold", pad_edge=False)
+    table = Table(
+        "searched", "kind", "values", "when", box=None, header_style="bold", pad_edge=False
+    )
     for line in plan.space:
         table.add_row(escape(line.path), line.kind, escape(line.text), escape(line.when))
     return table

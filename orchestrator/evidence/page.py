@@ -16,6 +16,7 @@ from orchestrator.evidence.tables import (
 )
 from orchestrator.evidence.verdict import Comparison
 from orchestrator.evidence.wording import Measure, count, duration
+from orchestrator.study.plan import value_text
 
 _TONES = {"above_both": "gain", "worse": "loss"}
 
@@ -253,26 +254,15 @@ def _space(found: Findings, experiment: Experiment) -> list[dict[str, str]]:
     listed = []
     for path, distribution in experiment.search.space.items():
         options = distribution.model_dump(mode="json")[distribution.kind]
-        among = ", ".join(_value(option) for option in options)
+        among = ", ".join(value_text(option) for option in options)
         if distribution.kind in ("uniform", "loguniform", "randint"):
-            among = f"{_value(options[0])} to {_value(options[1])} ({distribution.kind})"
+            among = f"{value_text(options[0])} to {value_text(options[1])} ({distribution.kind})"
         if distribution.when:
-            when = [f"{other} is {_value(value)}" for other, value in distribution.when.items()]
+            when = [f"{other} is {value_text(value)}" for other, value in distribution.when.items()]
             among += f", where {' and '.join(when)}"
-        best = _value(values[path]) if path in values else "–"
+        best = value_text(values[path]) if path in values else "–"
         listed.append({"path": path, "among": among, "best": best})
     return listed
-
-
-def _value(value: Any) -> str:
-    """A value of a search space, short."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_value(entry)}" for key, entry in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_value(entry) for entry in value) + "]"
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "true", False: "false"}[value]
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _auxiliaries(data: Mapping[str, Any], experiment: Experiment) -> list[dict[str, str]]:

@@ -276,14 +276,25 @@ def _warnings(experiment: Experiment, agenda: Agenda, size: int | None) -> tuple
     return tuple(found)
 
 
+def value_text(value: Any) -> str:
+    """A value of a search space as a file has it, short."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {value_text(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(value_text(entry) for entry in value) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: BASELINE, True: "true", False: "false"}[value]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _path_line(path: str, distribution: Distribution) -> PathLine:
     if isinstance(distribution, Choice | Grid):
-        text = ", ".join(BASELINE if v is None else str(v) for v in distribution.values)
+        text = ", ".join(value_text(value) for value in distribution.values)
     else:
         low, high = distribution.bounds
         text = f"{low:g} to {high:g}"
     when = " and ".join(
-        f"{other} is " + " or ".join(BASELINE if v is None else str(v) for v in wanted)
+        f"{other} is " + " or ".join(value_text(value) for value in wanted)
         for other in distribution.when
         if (wanted := distribution.wanted(other))
     )

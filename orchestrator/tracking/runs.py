@@ -171,8 +171,8 @@ def _experiment_id(client: Any, tracking_uri: str, experiment: str) -> str:
             found = client.get_experiment_by_name(experiment)  # somebody else was quicker
     if found.lifecycle_stage != "active":
         raise TrackingError(
-            f"{without_secret(tracking_uri)}: the experiment {experiment!r} was deleted there; restore it with"
-            f" `mlflow experiments restore --experiment-id {found.experiment_id}`"
+            f"{without_secret(tracking_uri)}: the experiment {experiment!r} was deleted there;"
+            f" restore it with `mlflow experiments restore --experiment-id {found.experiment_id}`"
         )
     return str(found.experiment_id)
 

@@ -42,7 +42,24 @@ class Bench:
 
     def train(self, study: str, *overrides: str, on_epoch: Any = None) -> list[Json]:
         """Train the tiny experiment's baseline in `study`; its reports without their times."""
-        assignment = self.assignment(study, *overrides)
+        outcome, seen = self.lease(study, self.assignment(study, *overrides), on_epoch)
+        assert outcome["kind"] == "finished", outcome
+        return seen
+
+    def stop_after(self, study: str, epoch: int) -> list[Json]:
+        """Train until `epoch` is reported, where the gang waits for a decision: stop."""
+        import ray
+
+        def stop() -> None:
+            ray.get(self.mailbox.stop.remote(study))
+
+        assignment = self.assignment(study) | {"rungs": [epoch]}
+        outcome, seen = self.lease(study, assignment, once(epoch, stop))
+        assert outcome == {"kind": "stopped"}
+        return seen
+
+    def lease(self, study: str, assignment: Json, on_epoch: Any) -> tuple[Json, list[Json]]:
+        """Lease an assignment to the gang; its outcome, and its reports without their times."""
         seen: list[Json] = []
 
         def on_report(name: str, value: Json) -> None:
@@ -50,9 +67,8 @@ class Bench:
             if on_epoch is not None:
                 on_epoch(value["epoch"])
 
-        outcome = lease_all(self.mailbox, {study: assignment}, self.gangs_died, on_report)[study]
-        assert outcome["kind"] == "finished", outcome
-        return seen
+        leases = {study: assignment}
+        return lease_all(self.mailbox, leases, self.gangs_died, on_report)[study], seen
 
     def gangs_died(self) -> bool:
         self.gangs.check()
@@ -129,7 +145,8 @@ def test_kills_of_workers_cost_no_epoch_and_change_no_bit(cluster: Cluster, tmp_
 
 
 def test_a_used_gang_trains_as_a_fresh_one(cluster: Cluster, tmp_path: Path) -> None:
-    """Trials of other shapes, precisions and failures before it leave nothing behind."""
+    """Trials of other shapes, precisions and failures before it leave nothing behind; and two
+    epochs, a stop and two more are the same as four."""
     with gang_of(cluster, tmp_path, workers=1) as bench:
         first = bench.train("fresh")
         bench.train("wide", "model.width=32", "training.epochs=1")
@@ -139,6 +156,9 @@ def test_a_used_gang_trains_as_a_fresh_one(cluster: Cluster, tmp_path: Path) -> 
             bench.train("nan", "training.learning_rate=1e30")
         assert bench.train("used") == first
         assert bench.state("used") == bench.state("fresh")
+        assert [report["epoch"] for report in bench.stop_after("halves", 2)] == [1, 2]
+        assert bench.train("halves") == first  # told of the first two from the checkpoint
+        assert bench.state("halves") == bench.state("fresh")
         assert not [event for event in bench.events() if event["kind"] == "gang_lost"]
 
 

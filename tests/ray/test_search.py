@@ -146,17 +146,19 @@ def test_a_study_is_watched_stopped_and_resumed(searched: Searched) -> None:
     """`train`: a study of one trial, on the auxiliary that the search has made."""
     folder, name, storage = searched.folder, "small-train", ("--storage", "studies")
     longer = ("--set", "training.epochs=60", "--set", "pathway.auxiliary=audio")
-    driver = start(folder, "train", "small.yaml", *storage, *longer, "--json")
+    slower = ("--set", "training.batch_size=8", "--set", "data.limit=null")
+    driver = start(folder, "train", "small.yaml", *storage, *longer, *slower, "--json")
     wait_until(driver, lambda: len(select(events(searched.storage, name), "epoch")) > 2)
 
-    status = orchestrator(folder, "status", name, *storage)
-    assert status["status"] == "running"
+    verbs = ("status", "report", "resume")
+    looking = [start(folder, verb, name, *storage, "--json") for verb in verbs]
+    status, report, refused = (finish(one, check=False) for one in looking)
+    assert (status["exit_code"], status["status"]) == (0, "running")
     assert f"pid {driver.pid} " in status["owner"]
     (running,) = status["running"]
     assert 2 < running["epoch"] < running["epochs"] == 60
-    report = orchestrator(folder, "report", name, *storage)
-    assert (report["status"], len(report["leaderboard"])) == ("running", 1)
-    refused = orchestrator(folder, "resume", name, *storage, check=False)
+    assert (report["exit_code"], report["status"]) == (0, "running")
+    assert len(report["leaderboard"]) == 1
     assert refused["exit_code"] == 2
     assert f"already running: process {driver.pid}" in refused["error"]
 
