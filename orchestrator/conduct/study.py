@@ -11,6 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rich.markup import escape
+
 from orchestrator import environment
 from orchestrator.conduct.assign import Assigner
 from orchestrator.conduct.brake import Brake
@@ -36,6 +38,7 @@ from orchestrator.tracking.mlflow import Tracker
 from orchestrator.tracking.record import StudyRecord, fold
 
 Json = dict[str, Any]
+PUBLISH_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,15 @@ def conduct(experiment: Experiment, address: str | None, view: View) -> Conclusi
     check_owner(store, experiment)
     events = read_events(store, experiment.name)
     record = fold(events)
-    if record.status == "finished":
-        return Conclusion(experiment, record, events, timing(events), already_done=True)
-    with ExitStack() as stack:
-        run = _Run.enter(stack, store, experiment, view)
-        run.go(address)
-        return Conclusion(
-            experiment, run.record, run.journal.events, timing(run.journal.events), False
-        )
+    done = record.status == "finished"
+    if not (done and any(event["kind"] == "published" for event in events)):
+        with ExitStack() as stack:
+            run = _Run.enter(stack, store, experiment, view)
+            if not done:
+                run.go(address)
+            run.publish()
+            record, events = run.record, run.journal.events
+    return Conclusion(experiment, record, events, timing(events), already_done=done)
 
 
 @dataclass
@@ -221,10 +225,17 @@ class _Run:
             raise NoTrialSucceeded(f"every trial failed: {'; '.join(errors)[:1000]}")
         line = findings(self.record, self.experiment).verdict.text
         self.journal.append({"kind": "study_finished", "verdict": line})
-        self.journal.flush()
-        files = render(self.record, self.experiment)
-        for file, data in files.items():
+
+    def publish(self) -> None:
+        """The report, and all of MLflow; what is missed now is made up for by the same command."""
+        self.view.phase("writing report and MLflow")
+        for file, data in render(self.record, self.experiment).items():
             self.store.put(layout.report(self.experiment.name, file), data)
             self.tracker.add_artifact(f"report/{file}", data)
-        self.view.phase("writing to MLflow")
-        self.tracker.close(timeout=60)
+        if self.tracker.close(PUBLISH_SECONDS):
+            self.journal.append({"kind": "published"})
+        else:
+            error = self.tracker.state.error or f"not done after {PUBLISH_SECONDS:.0f} s"
+            self.view.say(
+                f"  MLflow misses a part ({escape(error)}): the same command makes up for it"
+            )

@@ -22,9 +22,9 @@ from orchestrator.tracking.reconcile import (
     trial_change,
 )
 from orchestrator.tracking.record import StudyRecord
-from orchestrator.tracking.runs import Runs, compare_url, without_secret
+from orchestrator.tracking.runs import Order, Runs, compare_url, without_secret
 
-__all__ = ["Tracker", "TrackerState", "compare_url"]
+__all__ = ["Order", "Tracker", "TrackerState", "compare_url"]
 
 _LOG = logging.getLogger(__name__)
 _GATHER_SECONDS = 0.5
@@ -207,7 +207,9 @@ class Tracker:
         identity = study_id(self._study, self._record)
         self._have = runs.find(identity)
         self._dirty |= dict.fromkeys(self._record.trials)
-        self._url = compare_url(self._uri, runs.experiment_id, identity)
+        search = self._record.experiment.get("search", {})
+        order = Order(search.get("metric", "val/accuracy"), search.get("mode") == "min")
+        self._url = compare_url(self._uri, runs.experiment_id, identity, order)
         with self._changed:
             if self._error is not None:
                 _LOG.warning("MLflow at %s is back", self._shown)

@@ -131,7 +131,7 @@ def trial_change(
         marks["tested"] = "yes"
         if have is None or "tested" not in have.tags:
             points += _points(trial.tested, "", _ms(trial.ended), int(marks.get("rung", "0")))
-    params = {_name(path): _text(value) for path, value in trial.values.items()}
+    params = {metric_name(path): _text(value) for path, value in trial.values.items()}
     change = Change(
         name=f"{trial.label} · seed {trial.seed}",
         start_ms=_ms(trial.started),
@@ -207,7 +207,7 @@ def _auxiliary_points(record: StudyRecord) -> list[Point]:
 def _points(values: Mapping[str, float], prefix: str, time_ms: int, step: int) -> list[Point]:
     """MLflow has no use for values that are no numbers: they are left out."""
     return [
-        Point(_name(prefix + key), value, time_ms, step)
+        Point(metric_name(prefix + key), value, time_ms, step)
         for key, value in values.items()
         if math.isfinite(value)
     ]
@@ -226,8 +226,8 @@ def batches(points: Iterable[Point], size: int) -> list[list[Point]]:
     return [every[start : start + size] for start in range(0, len(every), size)] or [[]]
 
 
-def _name(key: str) -> str:
-    """`key` in the characters that MLflow allows in names."""
+def metric_name(key: str) -> str:
+    """`key` in the characters that MLflow allows in names, of parameters too."""
     return "/".join(part for part in _NOT_IN_NAMES.sub("-", key).split("/") if part) or "-"
 
 

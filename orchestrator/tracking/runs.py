@@ -11,13 +11,14 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from orchestrator import environment
 from orchestrator.errors import TrackingError
-from orchestrator.tracking.reconcile import STUDY_STAGE, Change, RunState, batches
+from orchestrator.tracking.reconcile import STUDY_STAGE, Change, RunState, batches, metric_name
 
 _LOG = logging.getLogger(__name__)
 _SQLITE = "sqlite:///"
@@ -131,19 +132,34 @@ class Runs:
         return len(change.points)
 
 
-def compare_url(server: str, experiment_id: str, study_id: str) -> str | None:
-    """A page of `server` that shows a study's trials in one table and in charts.
+@dataclass(frozen=True)
+class Order:
+    """Which trials come first on a page."""
+
+    metric: str = "val/accuracy"
+    ascending: bool = False
+
+
+def compare_url(
+    server: str, experiment_id: str, study_id: str, order: Order | None = None
+) -> str | None:
+    """A page of `server` that shows a study's trials side by side, best first, in charts.
 
     None when `server` is no address that a browser can open.
     """
     if not server.startswith(("http://", "https://")):
         return None
-    server = without_secret(server)
-    wanted = quote(f"tags.study_id = '{study_id}' and tags.stage != '{STUDY_STAGE}'")
-    return (
-        f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs"
-        f"?searchFilter={wanted}&compareRunsMode=CHART"
-    )
+    order = order or Order()
+    query = {
+        "searchFilter": f"tags.study_id = '{study_id}' and tags.stage != '{STUDY_STAGE}'",
+        # in any order but that of creation the page shows children without their parent
+        "orderByKey": f"metrics.`{metric_name(order.metric)}`",
+        "orderByAsc": str(order.ascending).lower(),
+        "compareRunsMode": "CHART",
+        "workflowType": "machine_learning",  # MLflow's other half is about conversations
+    }
+    page = f"{without_secret(server).rstrip('/')}/#/experiments/{experiment_id}/runs"
+    return f"{page}?{urlencode(query, quote_via=quote)}"
 
 
 def without_secret(uri: str) -> str:

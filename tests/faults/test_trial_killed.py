@@ -1,13 +1,14 @@
-"""kill -9 of the processes of a study that its driver stands over: trials and a gang's worker."""
+"""kill -9 of what a driver stands over, in the middle of a study: its trials, a gang's worker."""
 
 import os
 import signal
 from pathlib import Path
-from subprocess import Popen
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
+from orchestrator.tracking.record import fold
 from tests.studies import (
     SEARCH,
     check_each_trial_ended_once,
@@ -17,13 +18,68 @@ from tests.studies import (
     start,
     wait_until,
 )
+from tests.tracked import check_mlflow
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-RELAY = "ray::relay"  # the title of a process in which Tune runs `ray_backend.trial.relay`
-SHORT = ("concurrent_trials=1", "trials=2", "confirm=0", "epochs=40")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    # of SQLAlchemy, about MLflow's own tables
+    pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
+]
+RELAY = "ray::ImplicitFunc"  # the title of a process in which Tune runs a function: a trial
+PLAN = ("search.trials=2", "search.confirm=0", "resources.concurrent_trials=1")
+LONG = ("training.epochs=30", "training.batch_size=8")
 
 
-def relays(driver: "Popen[str]") -> list[psutil.Process]:
-    """The processes of the study's trials."""
-    family = psutil.Process(driver.pid).children(recursive=True)
+def test_kills_of_trials_and_of_a_worker_cost_no_trial_and_no_epoch(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SEARCH)
+    sets = [word for override in (*PLAN, *LONG) for word in ("--set", override)]
+    driver = start(tmp_path, "search", "small.yaml", "--storage", "studies", *sets, "--json")
+
+    def epochs_of(number: int) -> int:
+        """How many epochs the trial that was begun as `number`-th has."""
+        happened = events(tmp_path / "studies", "small")
+        begun = [e["trial"] for e in select(happened, "started")]
+        return len(select(happened, "epoch", trial=begun[number])) if number < len(begun) else 0
+
+    wait_until(driver, lambda: epochs_of(0) > 2)
+    killed = relays(driver.pid)
+    assert killed
+    for one in killed:
+        one.kill()
+    wait_until(driver, lambda: epochs_of(1) > 2)
+    (gang,) = select(events(tmp_path / "studies", "small"), "gang_opened")
+    os.kill(gang["workers"][0]["pid"], signal.SIGKILL)
+
+    assert finish(driver)["exit_code"] == 0
+    happened = events(tmp_path / "studies", "small")
+    assert "failed" not in check_each_trial_ended_once(happened).values()
+    first, second, *_ = dict.fromkeys(e["trial"] for e in select(happened, "started"))
+    check_what_the_journal_says(happened, first, second, len(killed))
+    trained = {e["trial"]: e["epoch"] for e in select(happened, "epoch")}
+    assert trained[first] == trained[second] == 30
+    # an epoch that is trained again would be kept as another checkpoint of it
+    kept = [(e["trial"], e["epoch"]) for e in select(happened, "checkpoint")]
+    assert len(kept) == len(set(kept)) == len(select(happened, "epoch"))
+    check_mlflow(f"sqlite:///{tmp_path / 'studies' / 'mlflow.db'}", "small", fold(happened))
+
+
+def relays(driver: int) -> list[psutil.Process]:
+    """The processes of a driver's trials."""
+    family = psutil.Process(driver).children(recursive=True)
     return [one for one in family if RELAY in " ".join(one.cmdline())]
+
+
+def check_what_the_journal_says(
+    happened: list[dict[str, Any]], first: str, second: str, killed: int
+) -> None:
+    """Trials were restarted while the first was trained; the gang was lost during the second."""
+    restarted = select(happened, "trial_restarted")
+    assert len(restarted) == killed
+    assert first in {event["trial"] for event in restarted}
+    assert {event["why"] for event in restarted} == {"the trial's process died"}
+    (lost,) = select(happened, "gang_lost")
+    assert f"during {second}" in lost["why"]
+    assert [event["attempt"] for event in select(happened, "gang_opened")] == [1, 2]
+    assert [event["attempt"] for event in select(happened, "started", trial=first)] == [1]
+    assert [event["attempt"] for event in select(happened, "started", trial=second)] == [1, 2]

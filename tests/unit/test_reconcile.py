@@ -25,7 +25,7 @@ NEW = RunState("run", "RUNNING", {}, frozenset())
 def events(*more: Json) -> list[Json]:
     plan = {"arm": "a", "label": "l", "stage": "search", "auxiliary": "random~x", "coverage": "all"}
     values = {"pathway.auxiliary": ["a", "b"], "training.epochs": 2}
-    first = [
+    first: list[Json] = [
         {"kind": "takeover", "segments": [], "manifests": []},
         {"kind": "planned", "trial": "t", "seed": 3, "values": values, **plan},
         {"kind": "started", "trial": "t", "gang": "g", "attempt": 1},
@@ -36,12 +36,8 @@ def events(*more: Json) -> list[Json]:
 
 def epoch(number: int) -> Json:
     metrics = {"val/loss": 1.0 / number, "bad": float("inf")}
-    parts: Json = {
-        "metrics": metrics,
-        "scales": {"lambda/random~x/0.qkv": 0.5},
-        "seconds": {"train": 1},
-    }
-    return {"kind": "epoch", "trial": "t", "epoch": number, **parts}
+    parts: Json = {"metrics": metrics, "scales": {"lambda/random~x/0.qkv": 0.5}}
+    return {"kind": "epoch", "trial": "t", "epoch": number, "seconds": {"train": 1}, **parts}
 
 
 FINISHED = {"kind": "finished", "trial": "t"}
@@ -173,5 +169,6 @@ def test_addresses_for_people_carry_no_secret() -> None:
     url = compare_url("https://user:canary@host:5000/", "7", "s-1")
     assert url is not None
     assert url.startswith("https://host:5000/#/experiments/7/runs?searchFilter=tags.study_id%20%3D")
+    assert "orderByKey=metrics.%60val%2Faccuracy%60&orderByAsc=false" in url
     assert without_secret("sqlite:////a/b.db") == "sqlite:////a/b.db"
     assert compare_url("sqlite:////a/b.db", "7", "s-1") is None
