@@ -127,3 +127,9 @@ def check_each_trial_ended_once(happened: list[dict[str, Any]]) -> dict[str, str
     return {
         e["trial"]: e["kind"] for e in happened if e["kind"] in ("finished", "stopped", "failed")
     }
+
+
+def check_no_epoch_was_trained_again(happened: list[dict[str, Any]]) -> None:
+    """It would have left another checkpoint: their keys tell under which owner they were made."""
+    kept = [(event["trial"], event["epoch"]) for event in select(happened, "checkpoint")]
+    assert len(kept) == len(set(kept))

@@ -14,6 +14,7 @@ from orchestrator.tracking.record import StudyRecord, fold
 from tests.studies import (
     SEARCH,
     check_each_trial_ended_once,
+    check_no_epoch_was_trained_again,
     events,
     finish,
     orchestrator,
@@ -176,5 +177,6 @@ def test_a_study_is_watched_stopped_and_resumed(searched: Searched) -> None:
     happened = events(searched.storage, name)
     assert happened[: len(stopped)] == stopped
     assert list(check_each_trial_ended_once(happened).values()) == ["finished"]
-    assert [e["epoch"] for e in select(happened, "checkpoint")] == list(range(1, 61))
+    assert [e["epoch"] for e in select(happened, "epoch")] == list(range(1, 61))
+    check_no_epoch_was_trained_again(happened)
     check_mlflow(f"sqlite:///{searched.storage / 'mlflow.db'}", name, fold(happened))

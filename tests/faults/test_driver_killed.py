@@ -1,0 +1,104 @@
+"""kill -9 of a whole study: the same command goes on from what lies under its prefix."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from m2pt.data.load import load
+from m2pt.training.loop import Training
+from m2pt.training.session import MemorySession, drive
+from orchestrator.tracking.record import TrialRecord, fold
+from tests.studies import (
+    SEARCH,
+    check_each_trial_ended_once,
+    check_no_epoch_was_trained_again,
+    events,
+    experiment,
+    kill_all,
+    orchestrator,
+    select,
+    start,
+    wait_until,
+)
+from tests.tracked import check_mlflow
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    # of SQLAlchemy, about MLflow's own tables
+    pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
+]
+PLAN = ("search.trials=2", "search.confirm=0", "resources.concurrent_trials=1")
+LONG = ("training.epochs=16", "training.batch_size=8")
+
+
+def test_the_same_command_goes_on_after_everything_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SEARCH)
+    sets = [word for override in (*PLAN, *LONG) for word in ("--set", override)]
+    command = ("search", "small.yaml", "--storage", "studies", *sets)
+    storage = tmp_path / "studies"
+
+    driver = start(tmp_path, *command)
+    wait_until(driver, lambda: one_is_done_and_one_has_begun(events(storage, "small")))
+    kill_all(driver)
+    before = events(storage, "small")
+    assert one_is_done_and_one_has_begun(before)
+    for place in ("studies/mlflow.db", "studies/mlflow-artifacts", "state", "cache"):
+        there = tmp_path / place
+        there.unlink() if there.is_file() else shutil.rmtree(there, ignore_errors=True)
+
+    assert orchestrator(tmp_path, *command)["exit_code"] == 0
+    after = events(storage, "small")
+    ended = check_each_trial_ended_once(after)
+    assert after[: len(before)] == before
+    assert len(ended) == 4
+    assert "failed" not in ended.values()
+    check_no_epoch_was_trained_again(after)
+    check_who_trained_what(before, after)
+    check_mlflow(f"sqlite:///{storage / 'mlflow.db'}", "small", fold(after))
+    for trial in fold(after).trials.values():
+        if trial.stage == "baseline":
+            check_it_is_as_if_nothing_had_been(trial)
+
+
+def one_is_done_and_one_has_begun(happened: list[dict[str, Any]]) -> bool:
+    """One trial has finished, another has some of its epochs."""
+    done = {event["trial"] for event in select(happened, "finished")}
+    return bool(done) and any(
+        2 < len(trial.epochs) < 16
+        for trial in fold(happened).trials.values()
+        if trial.trial not in done
+    )
+
+
+def check_who_trained_what(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
+    """What had finished was not touched again; what had begun went on from its checkpoint."""
+    then, now = fold(before), fold(after)
+    for name, trial in then.trials.items():
+        again = select(after[len(before) :], "started", trial=name)
+        assert len(again) == (0 if trial.over else 1)
+        if trial.over:
+            assert now.trials[name].epochs == trial.epochs
+        elif trial.epochs:
+            old = [key for key in now.trials[name].checkpoints.values() if "/000001-" in key]
+            new = [key for key in now.trials[name].checkpoints.values() if "/000002-" in key]
+            assert len(old) >= len(trial.checkpoints) > 2
+            assert new
+            assert now.trials[name].epochs[: len(trial.epochs)] == trial.epochs
+
+
+def check_it_is_as_if_nothing_had_been(trial: TrialRecord) -> None:
+    """The same figures, to the last bit, as a training in plain Python, without any study."""
+    overrides = ("search.space={}", f"seed={trial.seed}", *LONG)
+    config = experiment(SEARCH, Path("unused"), *overrides).training_config()
+    threads, session = torch.get_num_threads(), MemorySession()
+    torch.set_num_threads(1)
+    try:
+        drive(Training(config, load(config.data), {}), session)
+    finally:
+        torch.set_num_threads(threads)
+    ours = [(report.epoch, report.metrics) for report in session.reports]
+    assert [(epoch.epoch, epoch.metrics) for epoch in trial.epochs] == ours
