@@ -9,11 +9,11 @@ STAMP := $(VENV)/.installed
 quickstart: $(STAMP)
 	$(BIN)/orchestrator quickstart
 
-test: $(STAMP) lint
-	$(BIN)/python -m pytest
+test: $(STAMP) lint fast
+	$(BIN)/python -m pytest -m slow
 
 fast: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

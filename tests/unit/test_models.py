@@ -1,6 +1,5 @@
 """Models of all modalities: timm's, seeded, trainable, and their own point and video tokens."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,15 +22,6 @@ MODALITIES = list(SHAPES)
 SMALL = ModelConfig(
     width=32, depth=2, heads=2, tokenizer=Tokenizer(patch=4, tubelet=2, groups=8, group_size=8)
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small lose more to waiting threads than they gain."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def info(modality: Modality, classes: int = 5) -> DataInfo:

@@ -1,6 +1,5 @@
 """Masked autoencoding: learns on every modality, repeats bit for bit, and sees no masked token."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,15 +21,6 @@ TOKENIZERS = {
     "shapes": Tokenizer(groups=16, group_size=8),
     "clips": Tokenizer(patch=4, tubelet=4),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small lose more to waiting threads than they gain."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config(name: str, **values: Any) -> PretrainConfig:
