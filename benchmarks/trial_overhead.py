@@ -12,6 +12,7 @@ each trial and TuneReportCallback (the documented nesting), and Ray Tune alone.
 import argparse
 import io
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -151,7 +152,13 @@ def _tune(function: Any, trials: int, folder: Path) -> tuple[float, float]:
     import ray
     import ray.tune
 
-    ray.init(address="local", log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+    ray.init(
+        address="local",
+        num_cpus=4,  # a trial's driver takes a share of one, its workers one each
+        log_to_driver=False,
+        include_dashboard=False,
+        logging_level="ERROR",
+    )
     seen: dict[str, float] = {}
 
     class Sum(ray.tune.Callback):  # type: ignore[misc]  # ray ships no types
@@ -187,6 +194,7 @@ def main() -> None:
         for run, trials in ((ours, parsed.trials), (stock, parsed.stock_trials)):
             with tempfile.TemporaryDirectory() as folder:
                 figures.append(run(trials, workers, Path(folder)))
+                print(f"measured: {figures[-1]}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         figures.append(tune_alone(parsed.trials, Path(folder)))
     if parsed.json:

@@ -20,8 +20,11 @@ POLL_SECONDS = 1.0
 class Brake:
     """Says whether the study is to drain, and why. A context manager: it watches while entered."""
 
-    def __init__(self, store: Store, study: str, lease: Lease) -> None:
-        self._store, self._study, self._lease = store, study, lease
+    def __init__(
+        self, store: Store, study: str, lease: Lease, *, tell: Callable[[str], object] = str
+    ) -> None:
+        """`tell` hears once that the study is stopping, and why."""
+        self._store, self._study, self._lease, self._tell = store, study, lease, tell
         self._checks: list[Callable[[], None]] = [lease.check]
         self._error: OrchestratorError | None = None
         self._why: str | None = None
@@ -66,7 +69,11 @@ class Brake:
         self._why = f"{signal.Signals(number).name} was received"
 
     def _poll(self) -> None:
+        told = False
         while not self._ended.wait(POLL_SECONDS):
+            if self._why is not None and not told:
+                told = True
+                self._tell(f"stopping ({self._why}); what is checkpointed stays")
             try:
                 for check in self._checks:
                     check()

@@ -88,6 +88,8 @@ class View:
         elif kind == "epoch":
             self._epoch(event["trial"], self._label(event["trial"]), event)
         elif kind == "auxiliary_epoch":
+            if not any(row.startswith("aux ") for row in self._last):
+                self.phase("auxiliaries")
             self._epoch(f"aux {event['name']}", f"pre-training {event['name']}", event)
         elif kind == "auxiliary_ready":
             self._end(f"aux {event['name']}")

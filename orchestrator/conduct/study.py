@@ -97,7 +97,7 @@ class _Run:
         journal.subscribe(tracker.observe, replay=True)
         with view.recalling():
             journal.subscribe(view.observe, replay=True)
-        brake = stack.enter_context(Brake(store, name, lease))
+        brake = stack.enter_context(Brake(store, name, lease, tell=view.phase))
         plan = json.dumps(make_plan(experiment).as_dict(), indent=1)
         store.put(layout.experiment(name), text.encode())
         store.put(layout.plan(name), plan.encode())

@@ -96,7 +96,7 @@ of auxiliaries are outside as well, for they have no effect.
 
 `--set path=value` replaces one value before the file is checked; the value is read as YAML.
 
-```
+```text
 --set training.epochs=3 --set pathway.auxiliary=none
 --set 'search.space.training.learning_rate={{loguniform: [1e-4, 1e-2]}}'
 --set 'search.space.training.epochs.choice=[2, 4]'

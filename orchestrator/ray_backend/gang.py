@@ -14,7 +14,7 @@ from typing import Any
 from ray.actor import ActorHandle
 
 from orchestrator.config.experiment import Resources
-from orchestrator.errors import ClusterError
+from orchestrator.errors import ClusterError, StorageError
 
 MAX_RESTARTS = 100  # of one gang; a gang that cannot even start ends much earlier
 CLOSE_SECONDS = 60.0
@@ -49,7 +49,7 @@ def gang_loop(config: Json) -> None:
             outcome = perform(gang, turn, call)
         except Exception as error:
             _complain(gang, call, error)
-            if gang.world.size > 1 or _poisons(error):
+            if gang.world.size > 1 or _another_try(error):
                 raise  # the other ranks may hang in a collective: Ray Train renews the gang
             outcome = {"kind": "failed", "error": _one_line(error)}
         gang.clean()
@@ -65,12 +65,12 @@ def _complain(gang: Any, call: Json, error: Exception) -> None:
     ray.get(gang.mailbox.complain.remote(call, _one_line(error), fatal))
 
 
-def _poisons(error: Exception) -> bool:
-    """Whether the process that saw this error can be trusted with another trial."""
+def _another_try(error: Exception) -> bool:
+    """Whether the trial deserves a fresh process: its own is poisoned, or the store was away."""
     import torch
 
-    accelerator = isinstance(error, torch.AcceleratorError)
-    return accelerator or "CUDA error" in str(error)
+    accelerator = isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
+    return accelerator or isinstance(error, StorageError)
 
 
 def _one_line(error: BaseException) -> str:

@@ -89,7 +89,8 @@ class PathwayScheduler(FIFOScheduler):  # type: ignore[misc]  # ray ships no typ
     """Successive halving over the trials of the search; every other trial runs to its end.
 
     Ray's ASHA makes the decisions; its rungs are filled from the journal when a study resumes, and
-    a report that is read twice (its trial's process died) is decided upon once.
+    a report that is read twice (its trial's process died) is decided upon once. A driver may die
+    between a report and what followed from it: then that is made up for here.
     """
 
     def __init__(self, study: Study) -> None:
@@ -98,9 +99,17 @@ class PathwayScheduler(FIFOScheduler):  # type: ignore[misc]  # ray ships no typ
         self._decided: dict[str, int] = {}
         self.stopped: dict[str, str] = {}
         self._asha = _asha(study.search, study.epochs)
-        for event in study.journal.events:
-            if event["kind"] == "epoch":
-                self._decide(event["trial"], event)
+        self._recall()
+
+    def _recall(self) -> None:
+        """Fill the rungs in the order of the reports; stop what the last driver did not live to."""
+        journal = self._study.journal
+        for event in journal.events:
+            if event["kind"] != "epoch" or self._decide(event["trial"], event) != self.STOP:
+                continue
+            trial, epoch = journal.record.trials[event["trial"]], event["epoch"]
+            if not trial.over and trial.epochs[-1].epoch == epoch:
+                journal.append({"kind": "stopped", "trial": trial.trial, "why": _why(epoch)})
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Json) -> str:
         name = trial.config["trial"]
@@ -111,7 +120,7 @@ class PathwayScheduler(FIFOScheduler):  # type: ignore[misc]  # ray ships no typ
         metrics = {} if value is None else {self._study.search.metric: value}
         action = self._decide(name, {"trial": name, "epoch": epoch, "metrics": metrics})
         if action == TrialScheduler.STOP:
-            self.stopped[name] = f"successive halving stopped it at epoch {epoch}"
+            self.stopped[name] = _why(epoch)
             self._study.mailbox.stop.remote(name)
         return action
 
@@ -125,8 +134,12 @@ class PathwayScheduler(FIFOScheduler):  # type: ignore[misc]  # ray ships no typ
         if name not in self._decided:
             self._asha.on_trial_add(None, _Named(name))
         self._decided[name] = epoch
-        result = {"epoch": epoch, metric: event["metrics"][metric]}
+        result = {"epoch": epoch, metric: float(event["metrics"][metric])}
         return str(self._asha.on_trial_result(None, _Named(name), result))
+
+
+def _why(epoch: int) -> str:
+    return f"successive halving stopped it at epoch {epoch}"
 
 
 @dataclass(frozen=True)

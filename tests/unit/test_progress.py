@@ -71,6 +71,7 @@ def test_auxiliaries_are_told_when_they_are_ready() -> None:
     given: Event = {"kind": "auxiliary_ready", "name": "video"}
     trained: Event = {"kind": "auxiliary_epoch", "name": "audio", "epoch": 1, "epochs": 5}
     assert told(trained | {"metrics": {"pretrain/loss": 0.8}}, made, given) == [
+        "▸ auxiliaries",
         "  ✓ auxiliary audio  pre-trained in 6 s",
         "  ✓ auxiliary video",
     ]

@@ -1,0 +1,43 @@
+"""`orchestrator ui`: MLflow's pages on a study's store answer on loopback."""
+
+import os
+import signal
+import socket
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config.io import as_text
+from orchestrator.storage import layout
+from orchestrator.storage.uri import Store
+from tests.studies import TINY, experiment, start
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+
+
+def test_ui_serves_the_studys_store(tmp_path: Path) -> None:
+    tiny = experiment(TINY, tmp_path / "store")
+    store = Store.open(tiny.storage)
+    store.put(layout.experiment("tiny"), as_text(tiny).encode())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ["ui", "tiny", "--storage", tiny.storage, "--port", str(port)]
+    server = start(tmp_path, *arguments, new_session=True)
+    try:
+        deadline = time.monotonic() + 150
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as page:
+                    assert page.status == 200
+                    break
+            except OSError:
+                assert time.monotonic() < deadline
+                assert server.poll() is None
+                time.sleep(0.5)
+        assert (tmp_path / "store" / "mlflow.db").exists()
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)  # a session of its own
+        server.communicate()
