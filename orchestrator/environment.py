@@ -35,12 +35,14 @@ def prepare_ray(*, local: bool) -> None:
 
     A cluster that this process starts asks for a token, as Ray's own local clusters do; one that
     it joins brings its own. Tune's loggers and its state snapshots are off: the journal is the
-    record. Ray reports no use, and does not change the working folder of trials.
+    record, and tells in a line what Tune prints a page about. Ray reports no use, and does not
+    change the working folder of trials.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1000000"
+    os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
@@ -61,5 +63,9 @@ def cache_folder() -> Path:
 def mlflow_server() -> dict[str, str]:
     """The environment for an MLflow server of ours: no telemetry, and none of the nine processes
     that it would start for jobs nobody here submits."""
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    quiet = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONWARNINGS": "ignore",  # of its libraries about each other
+    }
     return {**os.environ, **quiet}

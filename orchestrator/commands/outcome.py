@@ -52,29 +52,27 @@ def show(conclusion: Conclusion, *, as_json: bool) -> None:
 
 def _proof_lines(conclusion: Conclusion) -> list[str]:
     return [
-        f"[bold]merge[/]    trial {trial.trial} ({escape(trial.label)}) is fused into the plain "
-        f"model of {trial.proof['parameters_exported']:,} parameters; {_agreement(trial.proof)}"
+        f"[bold]merge[/]    trial {trial.trial} is fused into the plain model of "
+        f"{trial.proof['parameters_exported']:,} parameters; {_agreement(trial.proof)}"
         for trial in conclusion.record.trials.values()
         if trial.proof is not None
     ]
 
 
 def _agreement(proof: Mapping[str, Any]) -> str:
-    probe, split = proof.get("test") or proof["probe"], "test" if "test" in proof else "validation"
-    apart, differ = probe["relative_difference"], probe["disagreements"]
-    how = f"differ by at most {apart:.1e} of the largest" if apart else "are the same"
-    return (
-        f"over {probe['samples']} {split} samples its logits {how} and "
-        f"{differ or 'no'} prediction{'' if differ == 1 else 's'} changed"
-    )
+    split = "test" if proof.get("test") else "validation"
+    found = proof.get("test") or proof["probe"]
+    apart, differ = found["relative_difference"], found["disagreements"]
+    logits = f"differ by at most {apart:.1e} of the largest" if apart else "are the same"
+    changed = "no prediction" if not differ else count(differ, "prediction")
+    return f"on {found['samples']} {split} samples its logits {logits} and {changed} changed"
 
 
 def _timing_line(timing: Timing) -> str:
     return (
-        f"[bold]time[/]     {duration(timing.total_seconds)} in all; opening "
-        f"{count(timing.gangs, 'gang')} {duration(timing.opening_seconds)}; while trials waited, "
-        f"gangs were busy {100 * timing.busy:.0f} % of {duration(timing.window_seconds)}; tail "
-        f"{duration(timing.tail_seconds)}"
+        f"[bold]time[/]     {duration(timing.total_seconds)} in all: gangs opened in "
+        f"{duration(timing.opening_seconds)}, then busy {100 * timing.busy:.0f} % of the time "
+        "while trials waited"
     )
 
 

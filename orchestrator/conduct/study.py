@@ -158,7 +158,8 @@ class _Run:
         ) -> dict[str, Json]:
             return lease_all(mailbox, work, self.brake, on_report)
 
-        with following(mailbox, lambda event: self._on_gang_event(event, opened)), gangs:
+        with following(mailbox, lambda event: self._on_gang_event(event, opened)) as check, gangs:
+            self.brake.watch(check)
             digests = Supply(self.store, experiment, lease, self._emit).digests()
             agenda = Agenda(experiment, lambda own: replace(digests, data=data_digest(own)))
             assigner = Assigner(name, self.store.uri, self.journal.accepted, digests)

@@ -16,7 +16,7 @@ from orchestrator.evidence.tables import (
 )
 from orchestrator.evidence.verdict import Comparison
 from orchestrator.evidence.wording import Measure, count, duration
-from orchestrator.study.plan import value_text
+from orchestrator.study.view import value_text
 
 _TONES = {"above_both": "gain", "worse": "loss"}
 

@@ -9,12 +9,13 @@ import threading
 import time
 import traceback
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from ray.actor import ActorHandle
 
 from orchestrator.config.experiment import Resources
 from orchestrator.errors import ClusterError, StorageError
+from orchestrator.ray_backend.leases import answer
 
 MAX_RESTARTS = 100  # of one gang; a gang that cannot even start ends much earlier
 CLOSE_SECONDS = 60.0
@@ -29,16 +30,15 @@ def gang_loop(config: Json) -> None:
     Rank 0 speaks with the mailbox; all ranks hear of it by a broadcast over a gloo group of its
     own, so that waiting costs no GPU and never runs into a collective's time-out.
     """
-    import ray
     import torch.distributed as dist
 
     from orchestrator.ray_backend.work import perform
     from orchestrator.ray_backend.worker import Gang
 
-    gang = Gang.join(config)
+    gang, closed = Gang.join(config), cast(Any, "close")
     while True:
         turn = gang.broadcast(
-            lambda: ray.get(gang.mailbox.current.remote(gang.number, gang.attempt))
+            lambda: answer(gang.mailbox.current.remote(gang.number, gang.attempt), gone=closed)
         )
         if turn in ("stale", "close"):
             break
@@ -54,15 +54,13 @@ def gang_loop(config: Json) -> None:
             outcome = {"kind": "failed", "error": _one_line(error)}
         gang.clean()
         if gang.world.rank == 0:
-            ray.get(gang.mailbox.finish.remote(call, outcome))
+            answer(gang.mailbox.finish.remote(call, outcome), gone=None)
     dist.barrier(group=gang.control)
 
 
 def _complain(gang: Any, call: Json, error: Exception) -> None:
-    import ray
-
     fatal = isinstance(error, ValueError | FloatingPointError)
-    ray.get(gang.mailbox.complain.remote(call, _one_line(error), fatal))
+    answer(gang.mailbox.complain.remote(call, _one_line(error), fatal), gone=None)
 
 
 def _another_try(error: Exception) -> bool:
@@ -104,9 +102,7 @@ class Gangs:
 
     def __exit__(self, *error: object) -> None:
         """Close the mailbox; idle gangs end at once, the others at their next epoch."""
-        import ray
-
-        ray.get(self.mailbox.close.remote())
+        answer(self.mailbox.close.remote(), gone=None)
         deadline = time.monotonic() + CLOSE_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -117,18 +113,21 @@ class Gangs:
             raise ClusterError(f"no gang could be kept open: {self._errors[0]}")
 
     def _keep_open(self, number: int) -> None:
-        import ray
-
         empty, error = 0, ""
         while empty < MAX_EMPTY_RESTARTS:
-            before = ray.get(self.mailbox.seats.remote()).get(number, {"attempt": 0})["attempt"]
+            before = self._attempt(number)
             ended = self._run(number)
             if ended is None:
                 return
             error = ended
-            after = ray.get(self.mailbox.seats.remote()).get(number, {"attempt": 0})["attempt"]
-            empty = empty + 1 if after == before else 0
+            empty = empty + 1 if self._attempt(number) == before else 0
         self._errors[number] = error
+
+    def _attempt(self, number: int) -> int:
+        """How often the gang has registered."""
+        nobody: dict[int, Json] = {}
+        seats = answer(self.mailbox.seats.remote(), gone=nobody)
+        return int(seats[number]["attempt"]) if number in seats else 0
 
     def _run(self, number: int) -> str | None:
         """One Ray Train run to its end; None when it was closed, else why it ended."""

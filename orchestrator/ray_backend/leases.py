@@ -3,18 +3,20 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.errors import Stopped
+from orchestrator.errors import ClusterError, OrchestratorError, Stopped
 from orchestrator.ray_backend.mailbox import Mailbox
 
 Json = dict[str, Any]
 FOLLOW_SECONDS = 0.5
 OnReport = Callable[[str, Json], None]
+T = TypeVar("T")
 
 
 def open_mailbox(node_id: str) -> ActorHandle:
@@ -22,6 +24,15 @@ def open_mailbox(node_id: str) -> ActorHandle:
     here = NodeAffinitySchedulingStrategy(node_id, soft=False)
     actor = ray.remote(num_cpus=0, max_concurrency=1000)(Mailbox)
     return actor.options(scheduling_strategy=here).remote()
+
+
+def answer(call: ray.ObjectRef, gone: T) -> T:
+    """What a call to the mailbox gives; `gone` when its process is, and with it the study."""
+    try:
+        given: T = ray.get(call)
+    except RayActorError:
+        return gone
+    return given
 
 
 def lease_all(
@@ -56,25 +67,42 @@ def lease_all(
 
 
 @contextmanager
-def following(mailbox: ActorHandle, on_event: Callable[[Json], None]) -> Iterator[None]:
-    """Meanwhile, pass what happens to gangs and leases to `on_event`, from a thread."""
-    ended = threading.Event()
+def following(
+    mailbox: ActorHandle, on_event: Callable[[Json], None]
+) -> Iterator[Callable[[], None]]:
+    """Meanwhile, pass what happens to gangs and leases to `on_event`, from a thread.
+
+    Gives a check that raises `ClusterError` once the mailbox is gone.
+    """
+    ended, gone = threading.Event(), threading.Event()
 
     def pump() -> None:
         number = 0
         while True:
             last = ended.is_set()  # asked for before reading: nothing that happened is missed
-            events = ray.get(mailbox.events.remote(number, FOLLOW_SECONDS))
+            events: list[Json] | None = answer(mailbox.events.remote(number, FOLLOW_SECONDS), None)
+            if events is None:
+                gone.set()
+                return
             number += len(events)
-            for event in events:
-                on_event(event)
+            try:
+                for event in events:
+                    on_event(event)
+            except OrchestratorError:
+                return  # the journal takes no more: whoever holds its lease ends the study
             if last:
                 return
+
+    def check() -> None:
+        if gone.is_set():
+            raise ClusterError(
+                "the study's mailbox, a process of Ray's, died; the same command goes on from here"
+            )
 
     thread = threading.Thread(target=pump, name="mailbox-events", daemon=True)
     thread.start()
     try:
-        yield
+        yield check
     finally:
         ended.set()
         thread.join()  # Ray ends a process whose thread still asks after ray.shutdown

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator import environment
 from orchestrator.config.experiment import Resources
-from orchestrator.errors import ClusterError
+from orchestrator.errors import ClusterError, OrchestratorError
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,30 @@ def _connected(address: str | None) -> Iterator[Cluster]:
                 gpus=total.get("GPU", 0.0),
                 folder=folder,
             )
+        except Exception as error:
+            ours = _ours(error)
+            if ours is error:
+                raise
+            raise ours from None
         finally:
             ray.shutdown()
+
+
+def _ours(error: Exception) -> Exception:
+    """What lies behind an error that went through Ray: an error of ours, if there is one.
+
+    Tune wraps what our searcher, scheduler and callbacks raise.
+    """
+    from ray.exceptions import RayActorError
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OrchestratorError):
+            return cause
+        if isinstance(cause, RayActorError):
+            return ClusterError(f"a process of Ray's died: {cause}; the same command goes on")
+        cause = cause.__cause__ or cause.__context__
+    return error
 
 
 class _Remarks(io.TextIOBase):

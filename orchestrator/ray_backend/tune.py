@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import ray
 from ray import tune
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -175,12 +176,16 @@ class JournalCallback(tune.Callback):  # type: ignore[misc]  # ray ships no type
             self._study.journal.append({"kind": "stopped", "trial": name, "why": why})
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any) -> None:
-        event = {"kind": "trial_restarted", "trial": trial.config["trial"]}
-        self._study.journal.append({**event, "why": "the trial's process died"})
+        if not self._study.draining():
+            event = {"kind": "trial_restarted", "trial": trial.config["trial"]}
+            self._study.journal.append({**event, "why": "the trial's process died"})
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any) -> None:
         name, error = trial.config["trial"], f"the trial's process died {TRIAL_RESTARTS + 1} times"
-        self._study.mailbox.stop.remote(name)
+        try:
+            ray.get(self._study.mailbox.stop.remote(name))
+        except RayActorError:
+            return  # it died of that: the trial stays unfinished, for the next run of the study
         self._study.journal.append({"kind": "failed", "trial": name, "error": error})
 
 

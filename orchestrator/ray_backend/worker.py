@@ -18,6 +18,7 @@ from m2pt.training.state import State, from_bytes, to_bytes
 from m2pt.training.world import World
 from orchestrator.errors import ClusterError
 from orchestrator.promotion.stored import STATE_FILE
+from orchestrator.ray_backend.leases import answer
 from orchestrator.storage.checkpoints import TrialCheckpoints
 
 Json = dict[str, Any]
@@ -57,7 +58,7 @@ class Gang:
         gc.collect()
         gc.freeze()  # the libraries live as long as the gang: no later collection walks them
         gang.attempt = gang.broadcast(
-            lambda: ray.get(gang.mailbox.register.remote(gang.number, workers))
+            lambda: answer(gang.mailbox.register.remote(gang.number, workers), gone=0)
         )
         return gang
 

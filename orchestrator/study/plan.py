@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from orchestrator.config.experiment import BASELINE, Experiment, Scheduler, WeightSource
+from orchestrator.config.experiment import Experiment, Scheduler, WeightSource
 from orchestrator.study.agenda import Agenda
 from orchestrator.study.arms import is_control, possible_auxiliaries
 from orchestrator.study.identity import Digests
 from orchestrator.study.trial import DigestsOf, TrialPlan
-from orchestrator.study.view import EpochView, Stage
+from orchestrator.study.view import EpochView, Stage, value_text
 from search_spaces.space import Choice, Distribution, Grid, Space
 
 _PREVIEWED = 12
@@ -274,17 +274,6 @@ def _warnings(experiment: Experiment, agenda: Agenda, size: int | None) -> tuple
     if not _borrows(experiment):
         found.append("no trial borrows weights: pathway.auxiliary is null and is not searched")
     return tuple(found)
-
-
-def value_text(value: Any) -> str:
-    """A value of a search space as a file has it, short."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {value_text(entry)}" for key, entry in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(value_text(entry) for entry in value) + "]"
-    if value is None or isinstance(value, bool):
-        return {None: BASELINE, True: "true", False: "false"}[value]
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _path_line(path: str, distribution: Distribution) -> PathLine:

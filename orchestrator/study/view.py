@@ -89,3 +89,14 @@ def metric_at(trial: TrialView, metric: str, epoch: int) -> float | None:
 def last_metric(trial: TrialView, metric: str) -> float | None:
     """A trial's metric after its last completed epoch."""
     return metric_at(trial, metric, trained(trial))
+
+
+def value_text(value: Any) -> str:
+    """A value of a search space as a file has it, short."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {value_text(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(value_text(entry) for entry in value) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

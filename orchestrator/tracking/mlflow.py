@@ -83,8 +83,13 @@ class Tracker:
         self._thread.start()
 
     def observe(self, event: Mapping[str, Any]) -> None:
-        """Take one event of the journal: `journal.subscribe(tracker.observe, replay=True)`."""
+        """Take one event of the journal: `journal.subscribe(tracker.observe, replay=True)`.
+
+        What comes after `close` is left to the next run of the study.
+        """
         with self._changed:
+            if self._ended:
+                return
             self._arrived.append(event)
             self._unsent += 1
             self._urgent |= event["kind"] in URGENT
@@ -115,17 +120,18 @@ class Tracker:
     def close(self, timeout: float = 30.0) -> bool:
         """Flush and end; False when MLflow misses something: the next run of the study sends it.
 
-        A study that has not ended shows as killed from now on, until it is resumed.
+        A study that has not ended shows as killed from now on, until it is resumed. Closing what
+        is closed says the same again.
         """
         with self._changed:
-            self._ended = True
+            closed_before, self._ended = self._given_up, True
             self._changed.notify_all()
-        self._thread.join(timeout)
+        self._thread.join(0.0 if closed_before else timeout)
         with self._changed:
             self._given_up = True
             self._changed.notify_all()
             complete = not self._thread.is_alive() and not self._unsent
-        if not complete:
+        if not complete and not closed_before:
             _LOG.warning("MLflow at %s is not complete: %s", self._shown, self._error or "no time")
         return complete
 
@@ -207,8 +213,7 @@ class Tracker:
         identity = study_id(self._study, self._record)
         self._have = runs.find(identity)
         self._dirty |= dict.fromkeys(self._record.trials)
-        search = self._record.experiment.get("search", {})
-        order = Order(search.get("metric", "val/accuracy"), search.get("mode") == "min")
+        order = Order.of(self._record.experiment.get("search", {}))
         self._url = compare_url(self._uri, runs.experiment_id, identity, order)
         with self._changed:
             if self._error is not None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from orchestrator.study.view import value_text
 from orchestrator.tracking.record import StudyRecord, TrialRecord
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -131,7 +132,7 @@ def trial_change(
         marks["tested"] = "yes"
         if have is None or "tested" not in have.tags:
             points += _points(trial.tested, "", _ms(trial.ended), int(marks.get("rung", "0")))
-    params = {metric_name(path): _text(value) for path, value in trial.values.items()}
+    params = {metric_name(path): parameter_text(value) for path, value in trial.values.items()}
     change = Change(
         name=f"{trial.label} · seed {trial.seed}",
         start_ms=_ms(trial.started),
@@ -231,8 +232,10 @@ def metric_name(key: str) -> str:
     return "/".join(part for part in _NOT_IN_NAMES.sub("-", key).split("/") if part) or "-"
 
 
-def _text(value: Any) -> str:
-    return str(value)[:_MAX_PARAM_CHARACTERS]
+def parameter_text(value: Any) -> str:
+    """A searched value as MLflow shows it: as a file has it, a drawn number with all its digits."""
+    text = str(value) if isinstance(value, float) else value_text(value)
+    return text[:_MAX_PARAM_CHARACTERS]
 
 
 def _ms(time: float | None) -> int:

@@ -9,7 +9,7 @@ by the next look-up, which is why a study's runs are looked up again after every
 import fcntl
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +138,11 @@ class Order:
 
     metric: str = "val/accuracy"
     ascending: bool = False
+
+    @classmethod
+    def of(cls, search: Mapping[str, Any]) -> "Order":
+        """The best first, by the section `search` of an experiment."""
+        return cls(search.get("metric", "val/accuracy"), search.get("mode") == "min")
 
 
 def compare_url(

@@ -18,6 +18,7 @@ from orchestrator.storage.lease import Lease
 from orchestrator.storage.uri import Store
 from orchestrator.tracking.journal import Journal
 from orchestrator.tracking.mlflow import Tracker
+from orchestrator.tracking.reconcile import parameter_text
 from orchestrator.tracking.record import StudyRecord
 
 Json = dict[str, Any]
@@ -170,7 +171,9 @@ def assert_complete(target: Target, record: StudyRecord) -> None:
         run = runs[name]
         assert run.data.tags["mlflow.parentRunId"] == runs[""].info.run_id
         assert run.info.status == OUTCOMES.get(trial.status, run.info.status)
-        assert run.data.params == {path: str(value) for path, value in trial.values.items()}
+        assert run.data.params == {
+            path: parameter_text(value) for path, value in trial.values.items()
+        }
         for key in ("arm", "stage", "auxiliary", "coverage", "label"):
             assert run.data.tags[key] == str(getattr(trial, key))
         wanted: dict[str, list[tuple[int, float]]] = {}

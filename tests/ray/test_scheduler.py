@@ -47,7 +47,7 @@ def resume(journal: Journal) -> PathwayScheduler:
         Study(
             agenda=None,  # type: ignore[arg-type]  # a scheduler asks for no trial
             journal=journal,  # type: ignore[arg-type]  # what it needs of one
-            mailbox=None,  # type: ignore[arg-type]  # nor of a mailbox, before a report
+            mailbox=None,
             search=search,
             epochs=4,
             assign=lambda plan: {},

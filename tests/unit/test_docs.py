@@ -5,12 +5,19 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from orchestrator import errors
 from orchestrator.cli import VERBS, _parser
 from orchestrator.config.io import load_experiment, parse_experiment
+from orchestrator.config.reference import EXAMPLE
+from orchestrator.evidence.tables import _headings
+from orchestrator.evidence.wording import Measure
+from orchestrator.storage import layout
+from orchestrator.storage.layout import ManifestKey
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -50,7 +57,99 @@ def commands() -> list[str]:
 
 def test_every_block_is_of_a_kind_that_is_tested() -> None:
     kinds = {kind for page in PAGES for kind, _ in BLOCK.findall(page.read_text())}
-    assert kinds <= {"sh", "python", "yaml", "text", "json"}
+    assert kinds <= {"sh", "python", "yaml", "text"}
+
+
+def check_keys(text: str) -> None:
+    """Paths under a storage prefix are those of the one place that spells them."""
+    name = "quickstart" if "quickstart" in text else "<name>"
+    known = (
+        layout.experiment(name),
+        layout.plan(name),
+        layout.journal(name),
+        layout.leases(name),
+        layout.checkpoint(name, ManifestKey("<id>", 1, 1)),
+        layout.controls(name),
+        layout.report(name, "report.html"),
+        layout.export(name, "<trial>", "model.safetensors"),
+        layout.blob("00"),
+        layout.pretrained("00"),
+        "mlflow.db",
+    )
+    for line in text.splitlines():
+        path = line.split("  ")[0].removeprefix("m2pt-studies/").rstrip("/")
+        assert any(f"{key}/".startswith(f"{path}/") for key in known), line
+
+
+def check_outcome(text: str) -> None:
+    """What a study prints at its end has the columns and the lines of today's program."""
+    above = " ".join(text.partition("────")[0].split())
+    words = " ".join(_headings(Measure("val/accuracy"), wide=False))
+    assert sorted(above.removeprefix("study quickstart").split()) == sorted(words.split())
+    row = re.compile(r"(base|best|ctrl|\d+) +\S.*  +\d\d\.\d\d.*  +\d+(/\d+)?|  +\.\.\.")
+    table = text.rpartition("────\n")[2].partition("\n\n")[0].splitlines()
+    assert all(row.fullmatch(line) for line in table)
+    for said in ("verdict  ", "on test", "merge    ", "is fused into the plain model", "time     "):
+        assert said in text
+
+
+def check_drawing(text: str) -> None:
+    """A drawing names rooms that exist."""
+    rooms = ("config", "study", "conduct", "tracking", "evidence", "ray_backend")
+    for room in rooms:
+        assert room in text
+        assert (ROOT / "orchestrator" / room).is_dir()
+
+
+def check_overrides(text: str) -> None:
+    """Each line of overrides is one that the example takes."""
+    for line in text.splitlines():
+        words = shlex.split(line, comments=True)
+        parse_experiment(EXAMPLE, "example", words[1::2])
+
+
+TEXTS: dict[tuple[str, str], Callable[[str], None]] = {
+    ("README.md", "m2pt-studies/"): check_keys,
+    ("README.md", "study quickstart"): check_outcome,
+    ("docs/architecture.md", " experiment.yaml"): check_drawing,
+    ("docs/experiments.md", "--set "): check_overrides,
+    ("docs/operations.md", "studies/<name>"): check_keys,
+}
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("text"))
+def test_texts_say_what_is_so(page: str, text: str) -> None:
+    (check,) = (c for (of, start), c in TEXTS.items() if of == page and text.startswith(start))
+    check(text)
+
+
+def test_the_readme_has_every_verb_and_every_exit_code() -> None:
+    readme = (ROOT / "README.md").read_text()
+    table = readme.partition("| verb | does |")[2].partition("\n\n")[0]
+    named = re.findall(
+        r"`(\w+)[^`]*`", "\n".join(row.split("|")[1] for row in table.splitlines()[2:])
+    )
+    assert named == list(VERBS)
+    codes = {0, errors.Stopped.exit_code} | {
+        kind.exit_code for kind in errors.OrchestratorError.__subclasses__()
+    }
+    told = readme.partition("Exit codes: ")[2].partition("\n\n")[0]
+    assert {int(code) for code in re.findall(r"\b\d+\b", told)} == codes
+    operations = (ROOT / "docs/operations.md").read_text()
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", operations, re.MULTILINE)} == codes
+
+
+def test_operations_names_the_environment_that_is_read() -> None:
+    source = (ROOT / "orchestrator/environment.py").read_text()
+    pattern = r'environ\.get\("(\w+)"|"(\w+)" not in os\.environ'
+    read = {name for pair in re.findall(pattern, source) for name in pair if name}
+    assert {"XDG_STATE_HOME", "XDG_CACHE_HOME", "RAY_AUTH_TOKEN"} <= read
+    page = (ROOT / "docs/operations.md").read_text()
+    assert all(f"`{name}`" in page for name in read)
+
+
+def test_the_picture_is_small() -> None:
+    assert (ROOT / "docs/images/report.png").stat().st_size < 300 * 1024
 
 
 @pytest.mark.parametrize(("page", "code"), blocks("python"))

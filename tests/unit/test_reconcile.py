@@ -53,7 +53,7 @@ def test_a_new_run_gets_everything_and_then_nothing() -> None:
     record = fold(events(epoch(1), epoch(2), FINISHED))
     change = change_of(record, None)
     assert (change.name, change.start_ms, change.end_ms) == ("l · seed 3", 102000, 105000)
-    assert change.params == {"pathway.auxiliary": "['a', 'b']", "training.epochs": "2"}
+    assert change.params == {"pathway.auxiliary": "[a, b]", "training.epochs": "2"}
     assert [(point.key, point.step, point.time_ms) for point in change.points] == [
         ("val/loss", 1, 103000),
         ("lambda/random-x/0.qkv", 1, 103000),
