@@ -19,7 +19,7 @@ from m2pt.weights.load import blocks_to_bytes
 from orchestrator.config.io import from_dict
 from orchestrator.promotion.export import Identity, Trained, export_model, write
 from orchestrator.promotion.stored import dataset_of, final_state, inputs_from
-from orchestrator.ray_backend.worker import Gang, GangSession
+from orchestrator.ray_backend.worker import Gang, GangSession, StoppedHere
 from orchestrator.storage import blobs, layout
 from orchestrator.storage.checkpoints import Accepted, TrialCheckpoints
 from orchestrator.storage.uri import Store
@@ -48,7 +48,10 @@ def train(gang: Gang, turn: Json, call: Json) -> Json:
         about={key: assignment[key] for key in ("planned", "inputs")},
     )
     trial = inputs_from(Store.open(assignment["storage"]), assignment["inputs"])
-    return {"kind": drive(_training(trial, gang.world), session)}
+    try:
+        return {"kind": drive(_training(trial, gang.world), session)}
+    except StoppedHere:
+        return {"kind": "stopped"}
 
 
 def pretrain(gang: Gang, turn: Json, call: Json) -> Json:

@@ -81,6 +81,10 @@ class Gang:
             torch.cuda.empty_cache()
 
 
+class StoppedHere(Exception):
+    """A trial that is taken up again was stopped where it stands: nothing is left to train."""
+
+
 @dataclass
 class GangSession:
     """What a trial sees of the gang: where it left off, and who hears of its epochs.
@@ -105,16 +109,17 @@ class GangSession:
         return self.gang.world
 
     def latest(self) -> State | None:
-        """The newest sound checkpoint, the same one on every rank."""
+        """The newest sound checkpoint, the same one on every rank.
+
+        Raises `StoppedHere` when it lies at a rung from which the trial is not to go on.
+        """
         found = self.gang.broadcast(self._find)
         if found is None:
             return None
         meta, data = found
         self.history = list(meta["epochs"])
-        if self.gang.world.rank == 0:
-            for number, value in enumerate(self.history):
-                if number >= self.reported:
-                    self._send(number, value, wait=False)
+        if self.gang.broadcast(self._catch_up):
+            raise StoppedHere
         return from_bytes(data)
 
     def report(self, report: EpochReport, capture: Callable[[], State]) -> bool:
@@ -137,6 +142,15 @@ class GangSession:
             value["seconds"]["checkpoint"] = time.perf_counter() - began
             value["checkpoint"] = key
         return self._send(report.epoch - 1, value, wait=report.epoch in self.rungs)
+
+    def _catch_up(self) -> bool:
+        """Send what nobody heard of; at a rung, wait as the lost attempt did: is it to stop?"""
+        stop, newest = False, len(self.history)
+        for epoch, value in enumerate(self.history, 1):
+            undecided = epoch == newest and epoch in self.rungs
+            if epoch > self.reported or undecided:
+                stop = self._send(epoch - 1, value, wait=undecided)
+        return stop
 
     def _find(self) -> tuple[Json, bytes] | None:
         found = self.checkpoints.load_latest()

@@ -26,7 +26,8 @@ pytestmark = [
     # of SQLAlchemy, about MLflow's own tables
     pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
 ]
-RELAY = "ray::ImplicitFunc"  # the title of a process in which Tune runs a function: a trial
+TRIAL = "ray::ImplicitFunc"  # the title of a process in which Tune runs a function
+MAILBOX = "ray::Mailbox"
 PLAN = ("search.trials=2", "search.confirm=0", "resources.concurrent_trials=1")
 LONG = ("training.epochs=30", "training.batch_size=8")
 
@@ -43,7 +44,7 @@ def test_kills_of_trials_and_of_a_worker_cost_no_trial_and_no_epoch(tmp_path: Pa
         return len(select(happened, "epoch", trial=begun[number])) if number < len(begun) else 0
 
     wait_until(driver, lambda: epochs_of(0) > 2)
-    killed = relays(driver.pid)
+    killed = processes(driver.pid, TRIAL)
     assert killed
     for one in killed:
         one.kill()
@@ -61,10 +62,25 @@ def test_kills_of_trials_and_of_a_worker_cost_no_trial_and_no_epoch(tmp_path: Pa
     check_mlflow(f"sqlite:///{tmp_path / 'studies' / 'mlflow.db'}", "small", fold(happened))
 
 
-def relays(driver: int) -> list[psutil.Process]:
-    """The processes of a driver's trials."""
+def test_a_lost_mailbox_ends_the_study_and_is_held_against_no_trial(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SEARCH)
+    sets = [word for override in (*PLAN, *LONG) for word in ("--set", override)]
+    driver = start(tmp_path, "search", "small.yaml", "--storage", "studies", *sets, "--json")
+    wait_until(driver, lambda: len(select(events(tmp_path / "studies", "small"), "epoch")) > 2)
+    (mailbox,) = processes(driver.pid, MAILBOX)
+    mailbox.kill()
+    ended = finish(driver, check=False)
+    assert ended["exit_code"] == 5
+    assert "mailbox" in ended["error"]
+    assert "Traceback" not in ended["stderr"]
+    record = fold(events(tmp_path / "studies", "small"))
+    assert {trial.status for trial in record.trials.values()} <= {"planned", "running"}
+
+
+def processes(driver: int, title: str) -> list[psutil.Process]:
+    """Those of a driver that have this title."""
     family = psutil.Process(driver).children(recursive=True)
-    return [one for one in family if RELAY in " ".join(one.cmdline())]
+    return [one for one in family if title in " ".join(one.cmdline())]
 
 
 def check_what_the_journal_says(
