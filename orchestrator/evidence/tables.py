@@ -42,7 +42,7 @@ def leaderboard_table(
     Levels are mean ± standard deviation (seeds); ``@3`` marks the baseline's level after three
     epochs, beside an arm that was stopped there; |λ| is the mean over linears at the end. The
     first column says which rows the verdict compares (base, best), ranks, and marks controls.
-    Below `WIDE` columns the difference stands for the baseline's level, and |λ| is left out.
+    Below `WIDE` columns differences stand without their intervals, and |λ| is left out.
     """
     table = Table(
         title=title,
@@ -128,21 +128,30 @@ def _row(found: Findings, arm: Arm) -> dict[str, Any]:
 
 
 def _headings(measure: Measure, *, wide: bool) -> list[str]:
-    ours = ("baseline", "difference", "|λ|") if wide else ("minus baseline",)
-    return ["", "arm", measure.title, *ours, "epochs"]
+    return [
+        "",
+        "arm",
+        measure.title,
+        "baseline",
+        "difference",
+        *(("|λ|",) if wide else ()),
+        "epochs",
+    ]
 
 
 def _cells(row: Mapping[str, Any], measure: Measure, *, wide: bool) -> list[str | Text]:
     baseline = baseline_text(row, measure) if row["mean"] is not None else ""
     at = f" @{row['epochs']}" if baseline and row["partial"] else ""
     scale = "" if row["scale_mean_abs"] is None else f"{row['scale_mean_abs']:.2g}"
-    difference = difference_text(row, measure)
+    difference = difference_text(row if wide else {**row, "difference_low": None}, measure)
     epochs = f"{row['epochs']}/{row['full_epochs']}" if row["partial"] else str(row["epochs"])
     return [
         _place(row),
         Text(row["label"]),  # a Text, so that brackets in labels are no markup
         level_text(row, measure),
-        *((baseline + at, difference, scale) if wide else (difference,)),
+        baseline + at,
+        difference,
+        *((scale,) if wide else ()),
         epochs + _ending(row),
     ]
 

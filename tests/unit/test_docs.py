@@ -86,7 +86,7 @@ def check_outcome(text: str) -> None:
     above = " ".join(text.partition("────")[0].split())
     words = " ".join(_headings(Measure("val/accuracy"), wide=False))
     assert sorted(above.removeprefix("study quickstart").split()) == sorted(words.split())
-    row = re.compile(r"(base|best|ctrl|\d+) +\S.*  +\d\d\.\d\d.*  +\d+(/\d+)?|  +\.\.\.")
+    row = re.compile(r"(base|best|ctrl|\d+) +\S.*  +\d\d\.\d\d.*  +\d+(/\d+)?|      \S.*")
     table = text.rpartition("────\n")[2].partition("\n\n")[0].splitlines()
     assert all(row.fullmatch(line) for line in table)
     for said in ("verdict  ", "on test", "merge    ", "is fused into the plain model", "time     "):
