@@ -72,7 +72,7 @@ def _timing_line(timing: Timing) -> str:
     return (
         f"[bold]time[/]     {duration(timing.total_seconds)} in all: gangs opened in "
         f"{duration(timing.opening_seconds)}, then busy {100 * timing.busy:.0f} % of the time "
-        "while trials waited"
+        f"while trials waited; tail {duration(timing.tail_seconds)}"
     )
 
 
