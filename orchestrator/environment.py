@@ -1,8 +1,77 @@
 """Everything this project reads from or writes to the process environment: the one place."""
 
+import hashlib
+import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+
+_CREDENTIALS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_CONFIG_FILE",
+)
+_SECRETS = ("SECRET", "TOKEN", "PASSWORD")
+_CHECKSUMS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
+
+
+@dataclass(frozen=True)
+class S3Settings:
+    """What the standard AWS variables say, but for the credentials: both clients find those."""
+
+    endpoint: str | None
+    """AWS_ENDPOINT_URL_S3, else AWS_ENDPOINT_URL; None for Amazon's own."""
+    region: str | None
+    ca_bundle: str | None
+    key: str
+    """AWS_ACCESS_KEY_ID, shortened to be shown; "" when credentials come from elsewhere."""
+    checksums: tuple[str | None, ...]
+    credentials: str = field(repr=False)
+    """A digest of what names the credentials, so that new ones are noticed."""
+
+
+def s3_settings() -> S3Settings:
+    """Which S3 server this process uses."""
+    get = os.environ.get
+    key = get("AWS_ACCESS_KEY_ID") or ""
+    named = "\0".join(get(name) or "" for name in _CREDENTIALS)
+    return S3Settings(
+        endpoint=get("AWS_ENDPOINT_URL_S3") or get("AWS_ENDPOINT_URL") or None,
+        region=get("AWS_REGION") or get("AWS_DEFAULT_REGION") or None,
+        ca_bundle=get("AWS_CA_BUNDLE") or None,
+        key=key if len(key) < 8 else f"{key[:5]}...",
+        checksums=tuple(get(name) for name in _CHECKSUMS),
+        credentials=hashlib.sha256(named.encode()).hexdigest(),
+    )
+
+
+@contextmanager
+def s3_checksums(setting: str) -> Iterator[None]:
+    """For a while, S3 clients that are opened in this process send and expect checksums so."""
+    before = {name: os.environ.get(name) for name in _CHECKSUMS}
+    os.environ.update(dict.fromkeys(_CHECKSUMS, setting))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def redacted(text: str) -> str:
+    """`text` without any secret of this process's environment, however it got in there."""
+    for name, value in os.environ.items():
+        if len(value) >= 8 and any(word in name.upper() for word in _SECRETS):
+            text = text.replace(value, "***")
+    return text
 
 
 def state_folder() -> Path:
@@ -46,9 +115,75 @@ def prepare_ray(*, local: bool) -> None:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would end the trials, not the study
     if local and "RAY_AUTH_TOKEN" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    if not local:
+        if ray_token() is not None:
+            # Ray itself would not show the token to a cluster that is joined by its address
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "5")  # seconds until it is given up
+
+
+def ray_address() -> str | None:
+    """The cluster that this process belongs to or was pointed at; Ray sets it for its jobs."""
+    return os.environ.get("RAY_ADDRESS") or None
+
+
+def ray_dashboard() -> str | None:
+    """Where jobs are handed in, as Ray's own command line reads it."""
+    get = os.environ.get
+    return get("RAY_API_SERVER_ADDRESS") or get("RAY_ADDRESS") or None
+
+
+def use_ray_dashboard(address: str) -> None:
+    """Make Ray's job client speak with `address`: otherwise the variables above override it."""
+    os.environ["RAY_API_SERVER_ADDRESS"] = address
+
+
+def ray_job() -> str | None:
+    """The submission id of the Ray job that this process is the driver of; None outside of one."""
+    try:
+        config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+        found = config["metadata"]["job_submission_id"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return str(found)
+
+
+def ray_stop_seconds() -> int | None:
+    """How long Ray waits on this node before it kills a job that was told to stop."""
+    said = os.environ.get("RAY_JOB_STOP_WAIT_TIME_S") or "3"  # Ray's default
+    return int(said) if said.isdecimal() else None
+
+
+def ray_asks_for_token() -> bool:
+    """Whether the node of this process of Ray's was started with token authentication."""
+    return (os.environ.get("RAY_AUTH_MODE") or "").lower() == "token"
+
+
+@dataclass(frozen=True)
+class RayToken:
+    """The token that Ray's clients of this process show, and where it comes from."""
+
+    place: str
+    file: Path | None
+    text: str = field(repr=False)
+
+
+def ray_token() -> RayToken | None:
+    """As Ray looks for it: a variable, the file that another variable names, the user's own."""
+    if text := (os.environ.get("RAY_AUTH_TOKEN") or "").strip():
+        return RayToken("RAY_AUTH_TOKEN", None, text)
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    file = Path(named or "~/.ray/auth_token").expanduser()
+    try:
+        text = file.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    place = f"RAY_AUTH_TOKEN_PATH ({file})" if named else str(file)
+    return RayToken(place, file, text) if text else None
 
 
 def cache_folder() -> Path:

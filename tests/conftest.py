@@ -1,9 +1,12 @@
 """For all tests: Ray's settings stand before anything imports Ray, as in the command line."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from orchestrator import environment
+from tests.swift import Swift, running, use
 
 environment.prepare_ray(local=True)
 
@@ -12,3 +15,17 @@ environment.prepare_ray(local=True)
 def one_thread() -> None:
     """Models this small lose more to waiting threads than they gain."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
+    """A real S3 server; who kills it starts it again. It takes seconds: for slow tests."""
+    with running(tmp_path_factory.mktemp("swift")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(swift: Swift, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of a prefix in a fresh bucket; this process's AWS variables lead there."""
+    use(swift, monkeypatch)
+    return f"s3://{swift.bucket()}/pre fix"

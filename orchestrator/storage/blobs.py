@@ -32,7 +32,7 @@ def put(store: Store, data: bytes | Path) -> str:
             store.put(key, data, if_absent=True)
     if (found := _stored_sha256(store, key)) != sha256:
         raise StorageError(
-            f"{store.uri}/{key}: sha256 of what was stored is {found}, not {sha256};"
+            f"{store.uri}/{key}: sha256 of what was stored is {found or 'another'}, not {sha256};"
             " the file changed while it was read, or the store is faulty: try again"
         )
     return sha256
@@ -86,9 +86,13 @@ def _verify(path: Path, sha256: str, shown: str) -> None:
 
 
 def _stored_sha256(store: Store, key: str) -> str:
+    """Of what the store holds now; "" when the store itself finds it damaged."""
     digest = hashlib.sha256()
-    for piece in store.chunks(key):
-        digest.update(piece)
+    try:
+        for piece in store.chunks(key):
+            digest.update(piece)
+    except Damaged:
+        return ""
     return digest.hexdigest()
 
 

@@ -112,6 +112,16 @@ def control(name: str, request: str) -> str:
     return f"{controls(name)}/{request}.json"
 
 
+def logs(name: str) -> str:
+    """The folder of what the study's drivers said."""
+    return f"{study(name)}/logs"
+
+
+def log(name: str, epoch: int, number: int) -> str:
+    """The `number`-th piece of the log of the driver of fencing epoch `epoch`."""
+    return f"{logs(name)}/{epoch:06d}-{number:06d}.log"
+
+
 def report(name: str, file: str = "") -> str:
     """A file of the study's report; without `file`, their folder."""
     return f"{study(name)}/report/{file}".rstrip("/")

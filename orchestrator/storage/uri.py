@@ -1,16 +1,16 @@
 """Stores: flat keys to bytes under one storage prefix; `Store.open` is the way to one.
 
-A `Store` is what the rest of the project knows. folder.py keeps objects in a folder; stores of
-other kinds implement the same methods. Keys are relative posix paths.
+A `Store` is what the rest of the project knows. folder.py keeps objects in a folder, s3.py in a
+bucket. Keys are relative posix paths.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from orchestrator.errors import RequestError, StorageError
+from orchestrator.errors import StorageError
+from orchestrator.storage.address import Folder, parse
 
 TEMPORARY = ".tmp-"
 """How the names of half-written files begin; no part of a key may."""
@@ -23,6 +23,10 @@ class Missing(StorageError):
 
 class AlreadyThere(StorageError):
     """A conditional put found an object of this key."""
+
+
+class Unreachable(StorageError):
+    """The store does not answer, or asks to be left alone: the same call may work later."""
 
 
 class Damaged(StorageError):
@@ -45,13 +49,18 @@ class Store(ABC):
 
     @staticmethod
     def open(uri: str) -> "Store":
-        """The store at `uri`: a plain path or `file:///absolute/path`.
+        """The store at `uri`: a plain path, `file:///absolute/path` or `s3://bucket/prefix`.
 
         Nothing is created or contacted. Raises RequestError for anything else.
         """
-        from orchestrator.storage.folder import FolderStore
+        address = parse(uri)
+        if isinstance(address, Folder):
+            from orchestrator.storage.folder import FolderStore
 
-        return FolderStore(_folder_of(uri))
+            return FolderStore(address.path)
+        from orchestrator.storage.s3 import S3Store
+
+        return S3Store(address)
 
     @property
     @abstractmethod
@@ -115,25 +124,3 @@ def check_key(key: str) -> str:
             f" got {key[:80]!r}"
         )
     return key
-
-
-def _folder_of(uri: str) -> Path:
-    """The folder that a plain path or file:// URI names, absolute. Raises RequestError."""
-    if not uri.strip():
-        raise RequestError("storage is empty; give a folder, e.g. ./m2pt-studies")
-    if "://" not in uri:
-        if uri.startswith(("file:", "s3:")):
-            raise RequestError(f"storage {uri!r}: write file:///absolute/path or a plain path")
-        return Path(uri).expanduser().absolute()
-    parts = urlsplit(uri)
-    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    if parts.scheme == "s3":
-        raise RequestError(
-            f"storage {shown}: s3:// comes with release 0.2 of this project; this one keeps studies"
-            " in a folder that all nodes share: give its path, or file:///absolute/path"
-        )
-    if parts.scheme != "file":
-        raise RequestError(f"storage {shown}: the scheme must be file:// (or give a plain path)")
-    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-        raise RequestError(f"storage {shown}: file:// takes an absolute path, as file:///srv/m2pt")
-    return Path(unquote(parts.path))
