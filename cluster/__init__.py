@@ -1,0 +1,1 @@
+"""Files for real clusters, and what checks them: `python -m cluster.check`."""

@@ -1,8 +1,8 @@
-"""Which linears of a target take part, and which auxiliary block each of them meets."""
+"""Which linears of a target take part, which auxiliary block and which λ each of them meets."""
 
 from typing import Literal
 
-from m2pt.pathway.config import Coverage, LinearName, block_rule
+from m2pt.pathway.config import Coverage, LinearName, Scale, block_rule
 
 LINEAR_PATHS: dict[LinearName, str] = {
     "qkv": "attn.qkv",
@@ -38,6 +38,13 @@ def mapping(rule: Literal["identity", "reversed"] | int, depth: int) -> tuple[in
     if rule == "reversed":
         return tuple(reversed(range(depth)))
     return tuple((block + rule) % depth for block in range(depth))
+
+
+def scale_group(scale: Scale, block: int, linear: LinearName) -> tuple[tuple[object, ...], int]:
+    """The group of linears whose λ a linear shares, as a key, and the size n of that λ."""
+    places = {"linear": (block, linear), "block": (block,), "global": ()}
+    apart = scale.split_qkv and linear == "qkv"
+    return (*places[scale.granularity], apart), 3 if apart else 1
 
 
 def _blocks(blocks: str | tuple[int, ...], depth: int) -> tuple[int, ...]:

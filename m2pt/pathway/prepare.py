@@ -14,8 +14,8 @@ from m2pt.pathway.auxiliary import (
     weight_of,
 )
 from m2pt.pathway.config import LinearName, Pathway
-from m2pt.pathway.coverage import layer_name, mapping, select
-from m2pt.pathway.scale import EnvelopeFactor, ScaleValue, scale_group
+from m2pt.pathway.coverage import layer_name, mapping, scale_group, select
+from m2pt.pathway.scale import EnvelopeFactor, ScaleValue
 from m2pt.pathway.weight import PathwayWeight
 
 

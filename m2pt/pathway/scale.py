@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from m2pt.pathway.config import Envelope, LinearName, Scale
+from m2pt.pathway.config import Envelope, Scale
 
 
 def envelope_at(envelope: Envelope, t: float) -> float:
@@ -78,13 +78,6 @@ class ScaleValue(nn.Module):
         return self.envelope.factor * self.value
 
 
-def scale_group(scale: Scale, block: int, linear: LinearName) -> tuple[tuple[object, ...], int]:
-    """The group of linears whose λ a linear shares, as a key, and the size n of that λ."""
-    places = {"linear": (block, linear), "block": (block,), "global": ()}
-    apart = scale.split_qkv and linear == "qkv"
-    return (*places[scale.granularity], apart), 3 if apart else 1
-
-
 def add_scaled(weight: Tensor, auxiliary: Tensor, scale: Tensor) -> Tensor:
     """W + λW' [M2PT, eq. 8], differentiable in all three.
 
@@ -102,16 +95,17 @@ def add_scaled(weight: Tensor, auxiliary: Tensor, scale: Tensor) -> Tensor:
 
 class _AddScaled(torch.autograd.Function):
     """Of its own, because λ = 0 must give W bit for bit (-0.0 + 0.0 would be 0.0) and still have a
-    gradient. On a ViT-S it costs what plain operations do, within what could be measured (4 %
-    of a step on eight images), the check for 0 included. The context is filled in `forward`: with
-    `setup_context`, each call takes twice as long, which tells in small models.
+    gradient, and because λ's gradient then needs no product of the size of a weight. The context is
+    filled in `forward`: with `setup_context`, each call takes twice as long, which tells in small
+    models.
     """
 
     @staticmethod
     def forward(ctx: FunctionCtx, weight: Tensor, auxiliary: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(auxiliary, scale)
         rows = _by_row(scale, len(weight))
-        return torch.where(rows == 0, weight, torch.addcmul(weight, auxiliary, rows))
+        summed = torch.addcmul(weight, auxiliary, rows)
+        return summed if _seen_nonzero(scale) else torch.where(rows == 0, weight, summed)
 
     @staticmethod
     def backward(
@@ -123,9 +117,24 @@ class _AddScaled(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             grad_auxiliary = grad * _by_row(scale, len(grad))
         if ctx.needs_input_grad[2]:
-            products_NRI = (grad * auxiliary).view(len(scale), -1, grad.shape[1])
-            grad_scale = products_NRI.sum(dim=(1, 2))
+            bands = zip(_bands(grad, scale), _bands(auxiliary, scale), strict=True)
+            grad_scale = torch.stack([torch.dot(*pair) for pair in bands])
         return grad, grad_auxiliary, grad_scale
+
+
+def _seen_nonzero(scale: Tensor) -> bool:
+    """Whether λ can be looked at for nothing, and is nowhere 0.
+
+    A look at an accelerator's memory would make the host wait for it, and a compiler has no value
+    to look at. What the look spares is a second pass over every weight: half of the addition.
+    """
+    plain = type(scale) is Tensor and scale.device.type == "cpu"
+    return plain and not torch.compiler.is_compiling() and bool(scale.all())
+
+
+def _bands(weight: Tensor, scale: Tensor) -> Tensor:
+    """The rows that each of the n λ scales, as (n, rows / n * in)."""
+    return weight.reshape(len(scale), -1)
 
 
 def _by_row(scale: Tensor, rows: int) -> Tensor:

@@ -1,0 +1,61 @@
+"""The benchmarks of a step and of tracking run to their end, on next to no work."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import step_overhead
+from benchmarks.step_overhead import Setting, Workload, contestants, differences, run
+from m2pt.training.recipe import Numerics
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = Workload(width=16, depth=2, heads=2, image=32, patch=16, batch=2)
+ONE = Setting("one process", rounds=2, threads=1, warmup=1)
+
+
+@pytest.mark.slow  # torch.export takes seconds
+def test_a_fused_model_is_the_plain_graph_and_an_attached_one_is_not() -> None:
+    models = contestants(TINY)
+    assert differences(models["plain"], models["fused"], TINY.images()) == []
+    found = differences(models["plain"], models["trainable"], TINY.images())
+    assert {"modules", "parameters", "state", "graph"} <= set(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "setting", [ONE, replace(ONE, workers=2), replace(ONE, numerics=Numerics("bf16"))]
+)
+def test_every_contestant_takes_its_steps(setting: Setting) -> None:
+    figures = run(TINY, setting)
+    assert [one.contestant for one in figures] == ["plain", "frozen", "trainable", "fused"]
+    assert figures[0].step_ratio == figures[0].passes_ratio == (1.0, 1.0, 1.0)
+    assert all(one.step_seconds > 0 for one in figures)
+    assert all(list(one.step_ratio) == sorted(one.step_ratio) for one in figures)
+
+
+def test_settings_without_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    names = [one.name for one in step_overhead.settings([], 30, 2)]
+    assert names == ["one process", "two workers"]
+    with pytest.raises(SystemExit, match="compiled, cuda: torch finds no CUDA device"):
+        step_overhead.settings(["one", "cuda", "compiled"], 30, 2)
+
+
+@pytest.mark.slow
+def test_tracking_compares_both_ways() -> None:
+    options = ["--rounds", "1", "--trials", "2", "--epochs", "3", "--calls", "3", "--json"]
+    done = subprocess.run(
+        [sys.executable, "benchmarks/tracking.py", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)
+    assert found["ratio"] > 1
