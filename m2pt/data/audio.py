@@ -1,56 +1,70 @@
-"""Waveforms to log-mel frames."""
+"""Waveforms to log-mel frames: Kaldi's filter banks, as AST and AudioMAE read them.
 
+Window and mel bands are those of kaldi-native-fbank. The Fourier transform between them is
+torch's: the library's own extractor takes 5 ms for five seconds of 8 kHz and holds the
+interpreter's lock meanwhile; this takes 1 ms and does not. A test holds the two to each other.
+T: frames, W: samples under the window, F: mel bands.
+"""
+
+from functools import lru_cache
+
+import kaldi_native_fbank
+import numpy as np
 import torch
 from torch import Tensor
 
 from m2pt.data.schema import FrontEnd
 
-_FLOOR = 1e-6  # of the power of a full-scale tone: about -60 dB, near the noise of 16-bit sound
-_CHUNK = 64
+_PREEMPHASIS = 0.97
+_FLOOR = float(np.finfo(np.float32).eps)  # Kaldi's, of the energy under one band
 
 
 def log_mel(waves: Tensor, front: FrontEnd) -> Tensor:
     """Log-mel frames (N, T, F), float32, of waveforms (N, samples) in [-1, 1].
 
-    Power spectra under a Hann window, through triangular filters on the mel scale of O'Shaughnessy
-    (2595 · log10(1 + f / 700)), then the natural logarithm over a floor.
+    Each waveform less its mean; each frame less its mean, pre-emphasised, under a Hann window; the
+    power in each band from 20 Hz to half the sample rate, then its natural logarithm. Frames that
+    would reach past the end are left out (Kaldi's `snip_edges`); the last one is repeated up to
+    `front.frames`. A waveform's frames do not depend on what else is in the batch.
     """
-    window = torch.hann_window(front.window, dtype=torch.float32)
-    filters_QF = _mel_filters(front)
-    parts = [
-        _frames(waves[first : first + _CHUNK], front, window) @ filters_QF
-        for first in range(0, len(waves), _CHUNK)
-    ]
-    return torch.cat(parts).add_(_FLOOR).log_()
+    return torch.stack([_frames_of(wave, front) for wave in waves])
 
 
-def _frames(waves: Tensor, front: FrontEnd, window: Tensor) -> Tensor:
-    """Power spectra (N, T, Q), in parts of the power of a full-scale tone."""
-    padded = torch.nn.functional.pad(waves, (0, front.frames * front.hop - waves.shape[1]))
-    spectra_NQT = torch.stft(
-        padded,
-        n_fft=2 * front.window,
-        hop_length=front.hop,
-        win_length=front.window,
-        window=window,
-        center=True,
-        pad_mode="constant",
-        return_complex=True,
-    )
-    power = spectra_NQT.abs().square_() / (window.sum() / 2) ** 2
-    return power[:, :, : front.frames].transpose(1, 2)
+def fbank_options(front: FrontEnd) -> kaldi_native_fbank.FbankOptions:
+    """The same front end as the library's own extractor is told of it."""
+    options = kaldi_native_fbank.FbankOptions()
+    options.frame_opts.samp_freq = front.rate
+    options.frame_opts.frame_length_ms = front.LENGTH_MS
+    options.frame_opts.frame_shift_ms = front.SHIFT_MS
+    options.frame_opts.window_type = "hanning"
+    options.frame_opts.preemph_coeff = _PREEMPHASIS
+    options.frame_opts.dither = 0.0
+    options.mel_opts.num_bins = front.bands
+    options.htk_compat = True
+    options.use_energy = False
+    return options
 
 
-def _mel_filters(front: FrontEnd) -> Tensor:
-    """Triangular filters (Q, F) with peak 1 from 0 Hz to half the sample rate."""
-    top = _mel(torch.tensor(front.rate / 2, dtype=torch.float64))
-    mels = torch.linspace(0, float(top), front.bands + 2, dtype=torch.float64)
-    edges = 700 * (10 ** (mels / 2595) - 1)
-    hertz = torch.linspace(0, front.rate / 2, front.window + 1, dtype=torch.float64)[:, None]
-    rising = (hertz - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - hertz) / (edges[2:] - edges[1:-1])
-    return torch.minimum(rising, falling).clamp_(min=0).float()
+@lru_cache(maxsize=8)
+def _banks(front: FrontEnd) -> tuple[Tensor, Tensor]:
+    """The window (W,), and the weight of each frequency in each band (frequencies, F)."""
+    options = fbank_options(front)
+    window = kaldi_native_fbank.FeatureWindowFunction(options.frame_opts).window
+    banks = kaldi_native_fbank.MelBanks(options.mel_opts, options.frame_opts).get_matrix()
+    return torch.tensor(window), torch.tensor(np.array(banks, dtype=np.float32)).T.contiguous()
 
 
-def _mel(hertz: Tensor) -> Tensor:
-    return 2595 * torch.log10(1 + hertz / 700)
+def _frames_of(wave: Tensor, front: FrontEnd) -> Tensor:
+    """(T, F)."""
+    window, banks_QF = _banks(front)
+    short = max(0, front.window - len(wave))
+    centred = torch.nn.functional.pad(wave - wave.mean(), (0, short))
+    frames_TW = centred.unfold(0, front.window, front.hop)
+    frames_TW = frames_TW - frames_TW.mean(dim=1, keepdim=True)
+    before_TW = torch.cat([frames_TW[:, :1], frames_TW[:, :-1]], dim=1)
+    emphasised_TW = (frames_TW - _PREEMPHASIS * before_TW) * window
+    spectra_TQ = torch.fft.rfft(emphasised_TW, n=front.transform)
+    power_TQ = spectra_TQ.real.square() + spectra_TQ.imag.square()
+    bands_TF = (power_TQ[:, : len(banks_QF)] @ banks_QF).clamp_(min=_FLOOR).log_()
+    missing = front.frames - len(bands_TF)
+    return torch.cat([bands_TF, bands_TF[-1:].expand(missing, -1)])

@@ -1,28 +1,64 @@
-"""Light changes to training samples: the same for a sample whatever the batch or worker it is in.
+"""Changes to training samples: the same for a sample whatever the batch or worker it is in.
+
+All arithmetic is element by element and exact to the bit wherever a sample stands in a batch: no
+powers, sines or sums over a sample, whose last digit can depend on place and batch size.
 
 B: batch, C: channels, T: frames, F: mel bands, H, W: height and width, N: points.
 """
 
-import numpy as np
-import numpy.typing as npt
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from m2pt.data.config import Modality
+from m2pt.data.config import DataConfig, Modality
+from m2pt.data.draws import Draws
+from m2pt.data.prepare import Normalisation
 
-_DRAWS = 8
+_NUMBERS = 16  # drawn for a sample; some for each of its points or cells come on top
+_ORDER, _CELLS, _TIMM = 1, 2, 3  # streams of draws; light has the first, 0
 
 
-def augment(batch: Tensor, modality: Modality, draws: Tensor) -> Tensor:
-    """A changed copy of `batch` (B, *shape); `draws` (B, 8) are uniform in [0, 1).
+@dataclass(frozen=True)
+class Augmentation:
+    """How `DataConfig` asks training samples of one modality to be changed."""
 
-    image, video: shifted by up to an eighth of the edge, contrast and brightness by a tenth;
-    audio: shifted in time by up to a sixteenth, and louder or softer; point: stretched along each
-    axis by up to a quarter and moved by up to a tenth. Nothing is mirrored or turned: hands,
-    digits and directions of movement would change their meaning.
-    """
+    config: DataConfig
+    modality: Modality
+    normalisation: Normalisation
+
+    def __call__(self, batch: Tensor, draws: Draws) -> Tensor:
+        """A changed copy of the normalised `batch` (B, *shape), float32.
+
+        `standard` draws for images and clips through the process's generators, which it seeds for
+        each sample and puts back: call it from the one thread that draws from them.
+
+        Raises:
+            ValueError: images have neither 1 nor 3 channels.
+        """
+        if self.config.augment == "light":
+            return _light(batch, self.modality, draws.uniform(8))
+        strength = self.config.augment_strength
+        if self.modality == "point":
+            return _points(batch, draws, strength, turn=self.config.turn)
+        if self.modality == "audio":
+            return _spectrograms(batch, draws, strength)
+        # timm's transforms come with torchvision, which takes a second to import
+        from m2pt.data.augment_timm import Pictures, erase_clips
+
+        seeds = draws.seeds(stream=_TIMM)
+        if self.modality == "image":
+            pictures = Pictures(strength, self.normalisation, mirror=self.config.mirror)
+            return pictures(batch, seeds)
+        clips = _clips(batch, draws.uniform(_NUMBERS, stream=_ORDER), strength, self.config.mirror)
+        return erase_clips(clips, seeds, strength)
+
+
+def _light(batch: Tensor, modality: Modality, draws: Tensor) -> Tensor:
+    """Shifts and gains; nothing is cut away, mirrored or turned. `draws` (B, 8)."""
     if modality == "point":
-        stretch = 0.8 * (1.25 / 0.8) ** draws[:, :3]
+        stretch = 0.8 + 0.45 * draws[:, :3]
         return batch * stretch[:, None] + 0.2 * (draws[:, 3:6] - 0.5)[:, None]
     reach = 16 if modality == "audio" else 8
     shifted = _shift(batch, -2, _offsets(draws[:, 0], batch.shape[-2] // reach))
@@ -33,26 +69,87 @@ def augment(batch: Tensor, modality: Modality, draws: Tensor) -> Tensor:
     return shifted * _each(contrast, batch) + _each(brightness, batch)
 
 
-def uniform_draws(seed: int, epoch: int, indices: Tensor) -> Tensor:
-    """Uniform draws (B, 8), float32, that depend on (seed, epoch, index) alone.
+def _points(batch: Tensor, draws: Draws, strength: float, *, turn: bool) -> Tensor:
+    """Stretched and moved as in Point-BERT; dropped and jittered points as in PointNet++.
 
-    Counter-based (the output function of SplitMix64): no generator is made per sample, and a
-    batch of any make-up costs a few vector operations.
+    A dropped point falls onto the first one. `turn`: first turned about z, by any angle.
     """
-    key = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
-    counters = indices.numpy().astype(np.uint64)[:, None] * np.uint64(_DRAWS)
-    steps = np.add(counters, np.arange(1, _DRAWS + 1), dtype=np.uint64, casting="unsafe")
-    mixed = _mix(np.add(key, steps * _GOLDEN, dtype=np.uint64))
-    return torch.from_numpy((mixed >> np.uint64(40)).astype(np.float32) / np.float32(2**24))
+    numbers = draws.uniform(_NUMBERS, stream=_ORDER)
+    if turn:
+        batch = _turned(batch, numbers[:, 6])
+    stretch = 1 + strength * (5 / 6 * numbers[:, :3] - 1 / 3)  # 2/3 to 3/2
+    moved = batch * stretch[:, None] + 0.4 * strength * (numbers[:, 3:6] - 0.5)[:, None]
+    cells = draws.uniform(4 * batch.shape[1], stream=_CELLS).view(len(batch), -1, 4)
+    moved = moved + 0.03 * strength * (cells[..., :3] - 0.5)
+    dropped = cells[..., 3] < 0.5 * min(1.0, strength) * numbers[:, 7:8]
+    return torch.where(dropped[..., None], moved[:, :1], moved)
 
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+def _spectrograms(batch: Tensor, draws: Draws, strength: float) -> Tensor:
+    """Rolled in time, louder or softer, noisy (as in AST), then masked as in SpecAugment.
+
+    Two stretches of time and two of bands, each of up to a fifth, are set to the mean.
+    """
+    numbers = draws.uniform(_NUMBERS, stream=_ORDER)
+    frames, bands = batch.shape[-2:]
+    places = torch.arange(frames) - _offsets(numbers[:, 0], frames // 2)[:, None]
+    places = places.remainder(frames)[:, None, :, None].expand_as(batch)
+    cells = draws.uniform(batch[0].numel(), stream=_CELLS).view_as(batch)
+    rolled = batch.gather(-2, places) + _each(strength * (numbers[:, 1] - 0.5), batch)
+    noisy = rolled + _each(0.2 * strength * numbers[:, 2], batch) * (cells - 0.5)
+    masked = torch.zeros(len(batch), 1, frames, bands, dtype=torch.bool)
+    for first in (3, 5):
+        masked |= _stretch(frames, numbers[:, first : first + 2], 0.2 * strength)[:, None, :, None]
+    for first in (7, 9):
+        masked |= _stretch(bands, numbers[:, first : first + 2], 0.2 * strength)[:, None, None, :]
+    return noisy.masked_fill(masked, 0.0)
 
 
-def _mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+def _clips(batch: Tensor, numbers: Tensor, strength: float, mirror: bool) -> Tensor:
+    """One resized crop and one colour change for all frames of a clip.
+
+    The crop has half of the area or more and stays inside; brightness, contrast and saturation
+    change by up to two fifths.
+    """
+    channels, frames, height, width = batch.shape[1:]
+    area = 1 - min(0.9, 0.5 * strength) * numbers[:, 0]
+    ratio = 1 + min(1.0, strength) * (7 / 12 * numbers[:, 1] - 1 / 4)  # 3/4 to 4/3
+    high, wide = (part.sqrt().clamp(max=1.0) for part in (area * ratio, area / ratio))
+    flipped = torch.where((numbers[:, 7] < 0.5) & mirror, -wide, wide)
+    rows = _places(height, high, (1 - high) * (2 * numbers[:, 2] - 1))
+    columns = _places(width, flipped, (1 - wide) * (2 * numbers[:, 3] - 1))
+    grid = torch.stack(
+        [columns[:, None].expand(-1, height, -1), rows[:, :, None].expand(-1, -1, width)], dim=3
+    )
+    flat = batch.reshape(-1, channels * frames, height, width)
+    cut = torch.nn.functional.grid_sample(flat, grid, padding_mode="border", align_corners=False)
+    cut = cut.view_as(batch)
+    brighter, contrast, colour = (0.8 * strength * (numbers[:, n] - 0.5) for n in (4, 5, 6))
+    grey = cut.mean(dim=1, keepdim=True)
+    coloured = grey + (cut - grey) * _each(1 + colour, batch)
+    return coloured * _each(1 + contrast, batch) + _each(brighter, batch)
+
+
+def _turned(batch: Tensor, draws: Tensor) -> Tensor:
+    """Points (B, N, 3) turned about z."""
+    angles = [2 * math.pi * draw for draw in draws.tolist()]
+    cos, sin = (torch.tensor([f(angle) for angle in angles])[:, None] for f in (math.cos, math.sin))
+    x, y, z = batch.unbind(dim=2)
+    return torch.stack([cos * x - sin * y, sin * x + cos * y, z], dim=2)
+
+
+def _places(size: int, part: Tensor, middle: Tensor) -> Tensor:
+    """Where `grid_sample` looks (-1 to 1) for each of `size` places of a cut edge, (B, size)."""
+    centres = (2 * torch.arange(size) + 1) / size - 1
+    return part[:, None] * centres + middle[:, None]
+
+
+def _stretch(size: int, draws: Tensor, most: float) -> Tensor:
+    """Which of `size` places a random stretch of up to `most` of them covers, (B, size)."""
+    length = draws[:, 0] * min(1.0, most) * size
+    first = draws[:, 1] * (size - length)
+    places = torch.arange(size)
+    return (places >= first[:, None]) & (places < (first + length)[:, None])
 
 
 def _offsets(draws: Tensor, reach: int) -> Tensor:

@@ -2,9 +2,10 @@
 
 import difflib
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 Modality = Literal["image", "audio", "video", "point"]
+Augment = Literal["none", "light", "standard"]
 MODALITIES: tuple[Modality, ...] = ("image", "audio", "video", "point")
 
 EMBEDDED: dict[str, Modality] = {
@@ -15,19 +16,38 @@ EMBEDDED: dict[str, Modality] = {
 }
 """The samples that need no file, each with its modality."""
 
+_NO_TABLES = frozenset({"arrow", "csv", "h5", "json", "jsonl", "npy", "npz", "tar", "zip"})
+
 
 @dataclass(frozen=True)
 class DataConfig:
     """Where the samples come from and how they are split.
 
-    `source` is an embedded sample ("digits", "tones", "shapes", "clips") or the path of a Parquet
-    file whose `split` column says `train` or `test`. Where that file holds only training rows,
-    `test_source` names a second one that holds the test rows.
+    `source` is an embedded sample ("digits", "tones", "shapes", "clips"), or a table: a Parquet
+    file whose `split` column says `train` or `test`, or a folder of parts `part-*.parquet`, as
+    `orchestrator data import` writes them; a path, or an address `file:///...` or `s3://bucket/...`
+    (its server and credentials come from the standard AWS variables). The path of a folder has a
+    `/` in it. Where the table holds only training rows, `test_source` names a second one that holds
+    the test rows.
 
     `validation` is the fraction of the training rows that is held out, stratified by label and
-    drawn with `validation_seed`. `augment` changes training samples lightly, by (seed, epoch,
-    sample), so it is the same on any number of workers. `limit` keeps the first N training
+    drawn with `validation_seed`; where the file has a column `group`, whole groups are held out,
+    as near to that fraction of each class as they allow. `limit` keeps the first N training
     samples after the split.
+
+    A table whose samples take no more than a GiB is kept in memory. A larger one is streamed: each
+    epoch reads its row groups in an order of its own, and mixes `window` samples or more at a time
+    (null: half a GiB of them; two windows are held). A number streams a table of any size, and is
+    part of what a trial is.
+
+    `augment` changes training samples, by (seed, epoch, sample), so it is the same on any number
+    of workers. `light` shifts and stretches a little, for every modality. `standard` is what
+    people use for the modality, and `augment_strength` is how much of it: images are cropped and
+    resized, put through timm's RandAugment and random erasing; clips are cropped, coloured and
+    erased, alike in all frames; spectrograms are rolled, masked (SpecAugment) and get noise; point
+    clouds are stretched, moved, jittered and thinned out. What could change the meaning of a
+    sample is a choice of its own: `mirror` (images and clips, left to right, half of them) and
+    `turn` (points about z, by any angle), both with `standard`.
 
     Raises:
         ValueError: a field breaks its rule; the message names the field, the rule and the value.
@@ -37,30 +57,38 @@ class DataConfig:
     test_source: str | None = None
     validation: float = 0.2
     validation_seed: int = 0
-    augment: bool = False
+    augment: Augment | bool = "none"
+    """`true` is `light` and `false` is `none`, as in older files."""
+    augment_strength: float = 1.0
+    mirror: bool = False
+    turn: bool = False
     limit: int | None = None
+    window: int | None = None
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
-        if self.source not in EMBEDDED and not _is_parquet(self.source):
+        if isinstance(self.augment, bool):
+            object.__setattr__(self, "augment", "light" if self.augment else "none")
+        if self.source not in EMBEDDED and (rule := _why_no_table(self.source)):
             near = difflib.get_close_matches(self.source, EMBEDDED, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(
-                f"source: one of {', '.join(EMBEDDED)} or a path that ends in .parquet, "
-                f"but it is {self.source!r}{hint}"
-            )
+            raise ValueError(f"source: one of {', '.join(EMBEDDED)}, or {rule}{hint}")
         if self.test_source is not None:
             if self.source in EMBEDDED:
                 raise ValueError(
                     f"test_source: {self.source!r} brings its own test split; leave it out, "
                     f"but it is {self.test_source!r}"
                 )
-            if not _is_parquet(self.test_source):
+            if rule := _why_no_table(self.test_source):
                 raise ValueError(
-                    "test_source: a path that ends in .parquet, "
-                    f"but it is {self.test_source!r}; leave it out if the first file has test rows"
+                    f"test_source: {rule}; leave it out if the first table has test rows"
                 )
+        if self.window is not None and (self.source in EMBEDDED or self.window < 1):
+            raise ValueError(
+                "window: 1 or more samples of a table, null for embedded data, "
+                f"but it is {self.window!r}"
+            )
         if not 0.0 < self.validation < 1.0:
             raise ValueError(
                 "validation: a fraction of the training rows above 0 and below 1, "
@@ -68,9 +96,27 @@ class DataConfig:
             )
         if self.validation_seed < 0:
             raise ValueError(f"validation_seed: 0 or more, but it is {self.validation_seed!r}")
+        self._check_augment()
         if self.limit is not None and self.limit < 1:
             raise ValueError(
                 f"limit: 1 or more, but it is {self.limit!r}; leave it out to train on all samples"
+            )
+
+    def _check_augment(self) -> None:
+        if self.augment not in get_args(Augment):
+            raise ValueError(
+                f"augment: one of {', '.join(get_args(Augment))}, but it is {self.augment!r}"
+            )
+        for name in ("mirror", "turn"):
+            if getattr(self, name) and self.augment != "standard":
+                raise ValueError(
+                    f"{name}: goes with augment: standard, but that is {self.augment}; "
+                    "set one of the two"
+                )
+        if not 0.0 < self.augment_strength <= 2.0:
+            raise ValueError(
+                "augment_strength: above 0 and at most 2, "
+                f"but it is {self.augment_strength!r}; 1 is usual"
             )
 
 
@@ -90,5 +136,25 @@ class DataInfo:
     digest: str
 
 
-def _is_parquet(path: str) -> bool:
-    return path.endswith(".parquet")
+def _why_no_table(place: str) -> str | None:
+    """The rule that the address of a table breaks; None where it breaks none."""
+    shape = "a path that ends in .parquet, or a folder, with a / in its path"
+    scheme, _, rest = place.partition("://")
+    if not rest:
+        if place.startswith(("s3:", "file:")):
+            return f"s3://bucket/folder/ or file:///folder/, but it is {place!r}"
+        suffix = place.rpartition("/")[2].rpartition(".")[2].lower()
+        folder = "/" in place and suffix not in _NO_TABLES
+        return None if folder or place.endswith(".parquet") else f"{shape}, but it is {place!r}"
+    if scheme not in ("s3", "file"):
+        return f"{shape}, of a path, s3:// or file://, but it is {scheme}://..."
+    bucket = rest.partition("/")[0]
+    if scheme == "file":
+        return None if not bucket else f"file:///absolute/path, but it is {place!r}"
+    if "@" in rest or ":" in bucket or "?" in rest:
+        return (
+            "s3://bucket/folder/: an address carries no key, no secret and no options; set "
+            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
+        )
+    named = bucket and rest.rstrip("/") != bucket
+    return None if named else f"s3://bucket/folder/ or s3://bucket/file.parquet, not {place!r}"

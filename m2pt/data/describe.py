@@ -2,29 +2,32 @@
 
 import hashlib
 
+import numpy as np
+
 from m2pt.data import embedded
 from m2pt.data.config import EMBEDDED, DataConfig, DataInfo
-from m2pt.data.parquet import FileIndex, read_index
+from m2pt.data.parquet import Table, read_table
 from m2pt.data.schema import DataError
 
-_PREPARATION = 1  # raise it when the way from bytes to prepared samples changes
+_PREPARATION = 2  # raise it when the way from bytes to prepared samples changes
 
 
 def describe(config: DataConfig) -> DataInfo:
     """Modality, shape, classes and digest of the data that `config` names.
 
     All columns but the samples themselves are read and checked; a second call on files that have
-    not changed reads nothing.
+    not changed reads nothing but their names, sizes and times.
 
     Raises:
         DataError: the data is not there or cannot be used.
+        DataAway: the server that has it cannot be reached.
     """
     if config.source in EMBEDDED:
         schema, digest = embedded.SCHEMAS[config.source], embedded.digest(config.source)
     else:
-        files = parquet_files(config)
-        schema = files[0].schema
-        told = f"m2pt data {_PREPARATION} " + " ".join(file.sha256 for file in files)
+        found = tables(config)
+        schema = found[0].schema
+        told = f"m2pt data {_PREPARATION} " + " ".join(table.digest for table in found)
         digest = hashlib.sha256(told.encode()).hexdigest()
     return DataInfo(
         modality=schema.modality,
@@ -35,50 +38,56 @@ def describe(config: DataConfig) -> DataInfo:
     )
 
 
-def parquet_files(config: DataConfig) -> tuple[FileIndex, ...]:
-    """The index of the training file, and of the file with the test rows where it is another one.
+def tables(config: DataConfig) -> tuple[Table, ...]:
+    """The table with the training rows, and the one with the test rows where it is another one.
 
     Raises:
-        DataError: there are no training rows or no test rows, or the two files do not fit.
+        DataError: there are no training rows or no test rows, or the two tables do not fit.
+        DataAway: the server that has them cannot be reached.
     """
-    first = read_index(config.source)
-    if not first.rows("train"):
+    first = read_table(config.source)
+    if first.test.all():
         raise DataError(
-            f"{first.path}: no row has split 'train'; name the training file as `source`"
+            f"{first.place.uri}: no row has split 'train'; name the training data as `source`"
         )
     if config.test_source is None:
-        if not first.rows("test"):
+        if not first.test.any():
             raise DataError(
-                f"{first.path}: no row has split 'test', and there is no `test_source`; name a "
-                "second Parquet file with test rows as `test_source`"
+                f"{first.place.uri}: no row has split 'test', and there is no `test_source`; name "
+                "a second Parquet file with test rows as `test_source`"
             )
         return (first,)
-    second = read_index(config.test_source)
+    second = read_table(config.test_source)
     _check_pair(first, second)
     return (first, second)
 
 
-def _check_pair(first: FileIndex, second: FileIndex) -> None:
-    if first.rows("test"):
+def _check_pair(first: Table, second: Table) -> None:
+    ours, theirs = first.place.uri, second.place.uri
+    if first.test.any():
+        raise DataError(f"{ours}: has test rows of its own; leave out `test_source` ({theirs})")
+    if not second.test.any():
         raise DataError(
-            f"{first.path}: has test rows of its own; leave out `test_source` ({second.path})"
-        )
-    if not second.rows("test"):
-        raise DataError(
-            f"{second.path}: no row has split 'test'; name the file with the test rows as "
-            "`test_source`"
+            f"{theirs}: no row has split 'test'; name the file with the test rows as `test_source`"
         )
     for key in ("modality", "dtype", "shape", "classes", "sample_rate"):
-        ours, theirs = getattr(first.schema, key), getattr(second.schema, key)
-        if ours != theirs:
+        wanted, found = getattr(first.schema, key), getattr(second.schema, key)
+        if wanted != found:
             raise DataError(
-                f"{second.path}: `dataset`, key {key!r}: as in {first.path} ({ours!r}), "
-                f"but it is {theirs!r}"
+                f"{theirs}: `dataset`, key {key!r}: as in {ours} ({wanted!r}), but it is {found!r}"
             )
-    known = {first.ids[row] for row in first.rows("train")}
-    for row in second.rows("test"):
-        if second.ids[row] in known:
+    _check_apart(first, second)
+
+
+def _check_apart(first: Table, second: Table) -> None:
+    """No test row is a training row: ids are compared where their hashes are equal."""
+    test = second.rows("test")
+    alike = test[np.isin(second.id_hashes[test], first.id_hashes)]
+    for row, key in zip(alike.tolist(), second.ids(alike), strict=True):
+        known = np.flatnonzero(first.id_hashes == hash(key))
+        if key in first.ids(known):
+            part = second.part_of(row)
             raise DataError(
-                f"{second.path}: column 'id', row {row}: {second.ids[row]!r} is also a training "
-                f"row of {first.path}; a test row must not be trained on"
+                f"{part.file.uri}: column 'id', row {row - part.first}: {key!r} is also a training "
+                f"row of {first.place.uri}; a test row must not be trained on"
             )

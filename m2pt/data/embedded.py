@@ -17,14 +17,16 @@ from m2pt.data.split import hold_out
 
 Array = npt.NDArray[np.float64]
 
-_VERSION = 1  # raise it when a generator changes: it is what the digest is made from
+# Raise a set's number when its generator or its preparation changes: it makes the digest.
+_VERSIONS = {"digits": 1, "tones": 2, "shapes": 1, "clips": 1}
+_SEED = 1
 _PER_CLASS = 64
 _TEST_FRACTION = 0.2
 
 SCHEMAS: dict[str, Schema] = {
     "digits": Schema("image", "uint8", (8, 8), tuple(str(digit) for digit in range(10))),
     "tones": Schema(
-        "audio", "int16", (2048,), ("rise", "fall", "arch", "dip", "tremolo", "vibrato"), 4000
+        "audio", "int16", (1360,), ("rise", "fall", "arch", "dip", "tremolo", "vibrato"), 4000
     ),
     "shapes": Schema(
         "point", "float16", (128, 3), ("sphere", "box", "cylinder", "cone", "torus", "cross")
@@ -50,7 +52,7 @@ class Embedded:
 
 def digest(name: str) -> str:
     """Names the content by what makes it, so that rounding on other machines changes nothing."""
-    return hashlib.sha256(f"m2pt embedded {name} {_VERSION}".encode()).hexdigest()
+    return hashlib.sha256(f"m2pt embedded {name} {_VERSIONS[name]}".encode()).hexdigest()
 
 
 def generate(name: str) -> Embedded:
@@ -74,14 +76,14 @@ def _generated(name: str) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.int64
         "clips": _clip,
     }
     classes = SCHEMAS[name].classes
-    rng = np.random.default_rng([_VERSION, *name.encode()])
+    rng = np.random.default_rng([_SEED, *name.encode()])
     labels = rng.permutation(np.repeat(np.arange(len(classes), dtype=np.int64), _PER_CLASS))
     return np.stack([makers[name](classes[label], rng) for label in labels]), labels
 
 
 def _tone(kind: str, rng: np.random.Generator) -> npt.NDArray[np.int16]:
-    """Half a second of a pitch that moves, with overtones and noise: (2048,) at 4 kHz."""
-    count = 2048
+    """A third of a second of a pitch that moves, with overtones and noise: (1360,) at 4 kHz."""
+    count = 1360
     time = np.arange(count) / 4000
     phase = (time / time[-1] - rng.uniform(-0.1, 0.1)).clip(0, 1)
     course = {
@@ -90,7 +92,7 @@ def _tone(kind: str, rng: np.random.Generator) -> npt.NDArray[np.int16]:
         "arch": 1 - abs(2 * phase - 1),
         "dip": abs(2 * phase - 1),
     }.get(kind, np.full(count, 0.5))
-    wobble = np.sin(2 * np.pi * (rng.uniform(5, 9) * time + rng.uniform()))
+    wobble = np.sin(2 * np.pi * (rng.uniform(7.5, 13.5) * time + rng.uniform()))
     octaves = rng.uniform(0.5, 1.1) * course + (0.25 * wobble if kind == "vibrato" else 0)
     pitch = rng.uniform(250, 450) * 2**octaves
     angle = 2 * np.pi * (np.cumsum(pitch) / 4000 + rng.uniform())

@@ -1,118 +1,188 @@
-"""Reading data sets from Parquet files: first the small columns, then the samples.
+"""Reading data sets from Parquet files: first all small columns, then samples by row group.
 
-A file has the columns `id` (string), `split` (`train` or `test`), `label` (integer),
-`label_name` (string) and `data` (the little-endian bytes of one sample), and a JSON object under
-the schema metadata key `dataset`. Rows are numbered from 0 in messages.
+A table is one file, or the parts of a folder one after the other. It has the columns `id`
+(string), `split` (`train` or `test`), `label` (integer), `label_name` (string) and `data` (one
+sample), perhaps `group` (string: rows of one group are never parted between training and
+validation), and a JSON object under the schema metadata key `dataset`. Messages name a row by its
+number in its file, from 0.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from itertools import repeat
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from m2pt.data.schema import DataError, Schema, parse
+from m2pt.data import columns, manifest
+from m2pt.data.files import DataFile, Place, asked, find, open_file, sha256_of
+from m2pt.data.schema import DataAway, DataError, Schema, parse
 
-_SPLITS = ("train", "test")
+Rows = npt.NDArray[np.int64]
+T = TypeVar("T")
 
-
-@dataclass(frozen=True)
-class FileIndex:
-    """All of one file but its samples. `sha256` is of the file's bytes."""
-
-    path: str
-    schema: Schema
-    ids: tuple[str, ...]
-    splits: tuple[str, ...]
-    labels: tuple[int, ...]
-    sha256: str
-
-    def rows(self, split: str) -> list[int]:
-        """Numbers of the rows of one split, ascending."""
-        return [row for row, name in enumerate(self.splits) if name == split]
+_SMALL = ("id", "split", "label", "label_name")
+_ROWS_AT_ONCE = 65536
+_FILES_AT_ONCE = 8
 
 
-def stamp(path: str) -> tuple[str, int, int]:
-    """Path, size and time of change: what a cache of the file's content is keyed by.
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One file of a table; `first` is the number of its first row in the table."""
 
-    Raises:
-        DataError: there is no such file.
+    file: DataFile
+    first: int
+    metadata: pq.FileMetaData
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """All of a table of N rows in G row groups but its samples.
+
+    `labels` (N,); `test` (N,), whether a row is of the test split; `groups` (N,), what a row
+    belongs to (a student, a recording), as numbers in the order of the names, or None without that
+    column; `starts` (G + 1,), the first row of each row group, and the end; `id_hashes` (N,), as
+    this process hashes text. `digest` is a sha256 over the content.
     """
-    file = Path(path)
-    if not file.is_file():
-        what = "is a folder" if file.is_dir() else "does not exist"
-        raise DataError(f"{path}: {what}; name a Parquet file that this machine can read")
-    status = file.stat()
-    return path, status.st_size, status.st_mtime_ns
+
+    place: Place
+    schema: Schema
+    parts: tuple[Part, ...]
+    labels: npt.NDArray[np.int64]
+    test: npt.NDArray[np.bool_]
+    groups: npt.NDArray[np.int64] | None
+    starts: Rows
+    id_hashes: npt.NDArray[np.int64]
+    digest: str
+
+    def rows(self, split: str) -> Rows:
+        """Numbers of the rows of one split, ascending."""
+        return np.flatnonzero(self.test == (split == "test"))
+
+    def part_of(self, row: int) -> Part:
+        """The file that holds a row."""
+        return next(part for part in reversed(self.parts) if part.first <= row)
+
+    def where(self, row: int) -> str:
+        """A row as messages name it."""
+        return f"row {row - self.part_of(row).first} (id {self.ids(np.array([row]))[0]!r})"
+
+    def ids(self, rows: Rows) -> list[str]:
+        """The ids of some rows; reads them anew, since only messages need them."""
+        found = []
+        for row, group in zip(rows.tolist(), self.group_of(rows).tolist(), strict=True):
+            column = self.read_column(group, "id")
+            found.append(column[row - int(self.starts[group])].as_py())
+        return found
+
+    def group_of(self, rows: Rows) -> Rows:
+        """The number of the row group that holds each row."""
+        return np.searchsorted(self.starts, rows, side="right") - 1
+
+    def read_column(self, group: int, name: str) -> pa.Array:
+        """One column of one row group. Raises DataError, DataAway."""
+        part = self.part_of(int(self.starts[group]))
+        number = group - int(self.group_of(np.array(part.first)))
+
+        def read() -> pa.Array:
+            with open_file(part.file) as source:
+                stored = pq.ParquetFile(source, metadata=part.metadata, pre_buffer=True)
+                table = stored.read_row_group(number, columns=[name], use_threads=False)
+            return _one_array(table.column(0))
+
+        return _undamaged(part.file.uri, read)
 
 
-def read_index(path: str) -> FileIndex:
-    """The checked index of a file; read once per process as long as the file does not change.
+def read_table(source: str) -> Table:
+    """The checked index of a file or folder; read once per process while its files stay as is.
 
     Raises:
         DataError: no Parquet file, a column is missing or of another type, or a row breaks a rule.
+        DataAway: the server that has it cannot be reached.
     """
-    return _read_index(*stamp(path))
+    return _read_table(find(source))
 
 
 @lru_cache(maxsize=16)
-def _read_index(path: str, size_bytes: int, changed_ns: int) -> FileIndex:
-    schema = _checked_schema(path)
-    table = _table(path, ["id", "split", "label", "label_name"])
-    columns = {name: table.column(name).to_pylist() for name in table.column_names}
-    _check_rows(path, schema, columns)
-    with Path(path).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileIndex(
-        path=path,
+def _read_table(place: Place) -> Table:
+    about = manifest.parse(place)
+    with ThreadPoolExecutor(min(_FILES_AT_ONCE, len(place.files))) as pool:
+        opened = list(pool.map(_metadata, place.files))
+        schema = _one_schema(place, opened)
+        found = list(pool.map(_read_rows, place.files, opened, repeat(schema)))
+    counts = np.cumsum([0, *(metadata.num_rows for metadata in opened)])
+    sizes = [meta.row_group(n).num_rows for meta in opened for n in range(meta.num_row_groups)]
+    table = Table(
+        place=place,
         schema=schema,
-        ids=tuple(columns["id"]),
-        splits=tuple(columns["split"]),
-        labels=tuple(columns["label"]),
-        sha256=digest,
+        parts=tuple(
+            Part(file, int(first), metadata)
+            for file, first, metadata in zip(place.files, counts, opened, strict=False)
+        ),
+        labels=np.concatenate([part.labels for part in found]),
+        test=np.concatenate([part.test for part in found]),
+        groups=columns.group_numbers(
+            [(file.uri, part) for file, part in zip(place.files, found, strict=True)]
+        ),
+        starts=np.cumsum([0, *sizes]),
+        id_hashes=np.concatenate([part.id_hashes for part in found]),
+        digest=about.digest if about else _digest(place),
+    )
+    if about:
+        manifest.check(about, place, schema, table.test)
+    _check_ids(table)
+    return table
+
+
+def _digest(place: Place) -> str:
+    """The file's sha256, or one over those of the parts."""
+    digests = [sha256_of(file) for file in place.files]
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
     )
 
 
-def read_samples(index: FileIndex, rows: Sequence[int]) -> npt.NDArray[np.generic]:
-    """The samples of the rows `rows` (ascending), of shape (len(rows), *schema.shape).
+def _metadata(file: DataFile) -> pq.FileMetaData:
+    def read() -> pq.FileMetaData:
+        with open_file(file) as source:
+            return pq.read_metadata(source)
 
-    Raises:
-        DataError: a sample has another length than its schema says, or holds a value that is
-            not finite.
-    """
-    schema = index.schema
-    dtype = np.dtype(schema.dtype).newbyteorder("<")
-    samples = np.empty((len(rows), *schema.shape), dtype=schema.dtype)
-    wanted, done, first = np.asarray(rows, dtype=np.int64), 0, 0
-    for batch in pq.ParquetFile(index.path).iter_batches(batch_size=512, columns=["data"]):
-        here = wanted[(wanted >= first) & (wanted < first + batch.num_rows)] - first
-        column = batch.column(0)
-        _check_lengths(index, column, first)
-        values = _joined(column.take(pa.array(here)), schema.sample_bytes)
-        samples[done : done + len(here)] = values.view(dtype).reshape(len(here), *schema.shape)
-        done, first = done + len(here), first + batch.num_rows
-    _check_finite(index, samples, wanted)
-    return samples
-
-
-def _checked_schema(path: str) -> Schema:
     try:
-        arrow = pq.read_schema(path)
+        return asked(file.uri, read)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error}); write it again") from error
-    kinds = {
-        "id": (_is_text, "a string"),
-        "split": (_is_text, "a string, train or test"),
+        raise DataError(
+            f"{file.uri}: not a readable Parquet file ({error}); write it again"
+        ) from error
+
+
+def _one_schema(place: Place, opened: list[pq.FileMetaData]) -> Schema:
+    schemas = [
+        _schema(file.uri, metadata.schema.to_arrow_schema())
+        for file, metadata in zip(place.files, opened, strict=True)
+    ]
+    for file, schema in zip(place.files, schemas, strict=True):
+        if schema != schemas[0]:
+            raise DataError(
+                f"{file.uri}: `dataset` in its schema metadata is not that of "
+                f"{place.files[0].name}; parts of one folder are of one data set: move it away"
+            )
+    return schemas[0]
+
+
+def _schema(path: str, arrow: pa.Schema) -> Schema:
+    kinds: dict[str, tuple[Callable[[pa.DataType], bool], str]] = {
+        "id": (columns.is_text, "a string"),
+        "split": (columns.is_text, "a string, train or test"),
         "label": (pa.types.is_integer, "an integer"),
-        "label_name": (_is_text, "a string"),
-        "data": (_is_bytes, "binary: the little-endian bytes of one sample"),
+        "label_name": (columns.is_text, "a string"),
+        "data": (columns.is_bytes, "binary: the little-endian bytes of one sample"),
     }
     for name, (fits, rule) in kinds.items():
         if name not in arrow.names:
@@ -120,6 +190,13 @@ def _checked_schema(path: str) -> Schema:
         if not fits(arrow.field(name).type):
             found = arrow.field(name).type
             raise DataError(f"{path}: column {name!r} is {found}; write it as {rule}")
+    if "group" in arrow.names and not columns.is_text(arrow.field("group").type):
+        found = arrow.field("group").type
+        raise DataError(f"{path}: column 'group' is {found}; write it as a string")
+    return parse(_declared(path, arrow), path)
+
+
+def _declared(path: str, arrow: pa.Schema) -> dict[str, Any]:
     raw = (arrow.metadata or {}).get(b"dataset")
     if raw is None:
         raise DataError(
@@ -132,90 +209,65 @@ def _checked_schema(path: str) -> Schema:
         raise DataError(f"{path}: schema metadata `dataset` is not JSON ({error})") from error
     if not isinstance(declared, dict):
         raise DataError(f"{path}: schema metadata `dataset` is no JSON object, but {declared!r}")
-    return parse(declared, path)
+    return declared
 
 
-def _table(path: str, columns: list[str]) -> pa.Table:
+def _read_rows(file: DataFile, metadata: pq.FileMetaData, schema: Schema) -> columns.SmallColumns:
+    """The small columns of one file, checked."""
+    grouped = "group" in metadata.schema.to_arrow_schema().names
+    names = [*_SMALL, *["group"] * grouped]
+
+    def read() -> list[columns.SmallColumns]:
+        with open_file(file) as source:
+            stored = pq.ParquetFile(source, metadata=metadata, pre_buffer=True)
+            batches = stored.iter_batches(_ROWS_AT_ONCE, columns=names, use_threads=False)
+            return list(_checked(file.uri, batches, schema))
+
+    return columns.joined(file.uri, _undamaged(file.uri, read))
+
+
+def _checked(
+    path: str, batches: Iterator[pa.RecordBatch], schema: Schema
+) -> Iterator[columns.SmallColumns]:
+    first = 0
+    for batch in batches:
+        yield columns.check(path, batch, schema, first)
+        first += batch.num_rows
+
+
+def _check_ids(table: Table) -> None:
+    """No id stands twice. Ids are compared where their hashes are equal, and are not kept."""
+    order = np.argsort(table.id_hashes, kind="stable")
+    ordered = table.id_hashes[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    ends = np.r_[starts[1:], len(ordered)]
+    several = np.flatnonzero(ends - starts > 1)
+    for run in several[np.argsort(order[starts[several] + 1])]:  # the first repeat first
+        alike = order[starts[run] : ends[run]]
+        seen: dict[str, int] = {}
+        for row, key in zip(alike.tolist(), table.ids(alike), strict=True):
+            if key in seen:
+                raise _twice(table, seen[key], row, key)
+            seen[key] = row
+
+
+def _twice(table: Table, before: int, row: int, key: str) -> DataError:
+    part, other = table.part_of(row), table.part_of(before)
+    elsewhere = "" if other is part else f" of {other.file.name}"
+    return DataError(
+        f"{part.file.uri}: column 'id', row {row - part.first} (id {key!r}): also the id of row "
+        f"{before - other.first}{elsewhere}; ids are unique"
+    )
+
+
+def _undamaged(path: str, read: Callable[[], T]) -> T:
     try:
-        return pq.read_table(path, columns=columns, partitioning=None)
+        return asked(path, read)
+    except (DataError, DataAway):
+        raise
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: damaged ({error}); fetch or write the file again") from error
 
 
-def _check_rows(path: str, schema: Schema, columns: dict[str, list[object]]) -> None:
-    for name, values in columns.items():
-        if None in values:
-            row = values.index(None)
-            raise DataError(f"{path}: column {name!r}, row {row}: empty; fill it or drop the row")
-    seen: dict[object, int] = {}
-    for row, (key, split, label, name) in enumerate(zip(*columns.values(), strict=True)):
-        where = f"row {row} (id {key!r})"
-        if key in seen:
-            raise DataError(
-                f"{path}: column 'id', {where}: also the id of row {seen[key]}; ids are unique"
-            )
-        seen[key] = row
-        if split not in _SPLITS:
-            raise DataError(f"{path}: column 'split', {where}: train or test, but it is {split!r}")
-        if not isinstance(label, int) or not 0 <= label < len(schema.classes):
-            raise DataError(
-                f"{path}: column 'label', {where}: 0 to {len(schema.classes) - 1}, since `dataset` "
-                f"lists {len(schema.classes)} classes, but it is {label!r}"
-            )
-        if name != schema.classes[label]:
-            raise DataError(
-                f"{path}: column 'label_name', {where}: label {label} is "
-                f"{schema.classes[label]!r} in `dataset`, but it is {name!r} here"
-            )
-
-
-def _check_lengths(index: FileIndex, column: pa.Array, first: int) -> None:
-    wanted = index.schema.sample_bytes
-    lengths = np.asarray(pc.fill_null(pc.binary_length(column), -1))
-    wrong = np.flatnonzero(lengths != wanted)
-    if len(wrong):
-        row = first + int(wrong[0])
-        found = int(lengths[wrong[0]])
-        raise DataError(
-            f"{index.path}: column 'data', row {row} (id {index.ids[row]!r}): {wanted} bytes for "
-            f"{index.schema.dtype} of shape {list(index.schema.shape)}, but it is "
-            f"{'empty' if found < 0 else f'{found} bytes'}; put the row or `dataset` right"
-        )
-
-
-def _check_finite(
-    index: FileIndex, samples: npt.NDArray[np.generic], rows: npt.NDArray[np.int64]
-) -> None:
-    if samples.dtype.kind != "f" or not len(samples):
-        return
-    finite = np.isfinite(samples).reshape(len(samples), -1).all(axis=1)
-    if not finite.all():
-        row = int(rows[np.flatnonzero(~finite)[0]])
-        raise DataError(
-            f"{index.path}: column 'data', row {row} (id {index.ids[row]!r}): holds NaN or "
-            "infinity; mend or drop the row"
-        )
-
-
-def _joined(column: pa.Array, sample_bytes: int) -> npt.NDArray[np.uint8]:
-    """The bytes of all rows, one after the other; every row is known to be of equal length."""
-    values = column.buffers()[-1]
-    if values is None or not len(column):
-        return np.empty(0, dtype=np.uint8)
-    start = column.offset * sample_bytes
-    if not pa.types.is_fixed_size_binary(column.type):
-        width = np.int64 if pa.types.is_large_binary(column.type) else np.int32
-        start = int(np.frombuffer(column.buffers()[1], dtype=width)[column.offset])
-    count = len(column) * sample_bytes
-    return np.frombuffer(values, dtype=np.uint8, count=count, offset=start)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    types = pa.types
-    return bool(
-        types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
-    )
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)

@@ -1,10 +1,12 @@
-"""Samples as stored -> one tensor per data set that batches are cut from.
+"""Samples as stored -> one tensor that batches are cut from, of a whole data set or of a batch.
 
 N: samples. Images and videos stay in their stored type (a quarter of the memory of float32) and
 become float32 batch by batch; waveforms become log-mel frames and point clouds are put into the
 unit sphere, once.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,16 +39,45 @@ class Prepared:
     data: Tensor
     full_scale: float
 
-    def statistics(self, rows: Tensor) -> Normalisation:
-        """Mean and standard deviation per channel (axis 1) over the samples `rows`."""
-        moments = torch.stack(
-            [_moments(self.data[part].transpose(0, 1)) for part in _parts(rows)]
-        ).sum(dim=0)
-        count = len(rows) * self.data[0, 0].numel()
-        mean = moments[:, 0] / count
-        variance = (moments[:, 1] / count - mean**2).clamp(min=0)
-        std = (variance.sqrt() / self.full_scale).clamp(min=1e-4)  # a flat channel stays flat
-        return Normalisation(_rounded(mean / self.full_scale), _rounded(std))
+    def chosen(self, rows: Tensor) -> "Prepared":
+        """The samples `rows` (n,) alone."""
+        return Prepared(self.data[rows], self.full_scale)
+
+
+class Scaling:
+    """Brings values as they are prepared to mean 0 and deviation 1."""
+
+    def __init__(self, normalisation: Normalisation, full_scale: float, axes: int) -> None:
+        """`axes` of a batch of prepared samples, the batch's own included."""
+        shape = (1, -1, *[1] * (axes - 2))
+        if len(normalisation.mean) == 1:
+            shape = (1,) * axes
+        mean = torch.tensor(normalisation.mean).view(shape)
+        std = torch.tensor(normalisation.std).view(shape)
+        self._gain, self._offset = 1 / (std * full_scale), -mean / std
+
+    def __call__(self, prepared: Tensor) -> Tensor:
+        """A fresh float32 tensor of the same shape."""
+        return prepared.to(torch.float32, copy=True).mul_(self._gain).add_(self._offset)
+
+
+def statistics(parts: Iterable[Prepared]) -> Normalisation:
+    """Mean and standard deviation per channel (axis 1) over the samples of all parts."""
+    moments, count, full_scale = torch.zeros(1, 2, dtype=torch.float64), 0, 1.0
+    for part in parts:
+        moments = moments + _moments(part.data.transpose(0, 1))
+        count += len(part.data) * part.data[0, 0].numel()
+        full_scale = part.full_scale
+    mean = moments[:, 0] / count
+    variance = (moments[:, 1] / count - mean**2).clamp(min=0)
+    std = (variance.sqrt() / full_scale).clamp(min=1e-4)  # a flat channel stays flat
+    return Normalisation(_rounded(mean / full_scale), _rounded(std))
+
+
+def prepared_bytes(schema: Schema) -> int:
+    """Memory of one prepared sample."""
+    stored = schema.modality in ("image", "video")
+    return schema.sample_bytes if stored else 4 * math.prod(schema.prepared_shape)
 
 
 def prepare(samples: npt.NDArray[np.generic], schema: Schema) -> Prepared:
@@ -62,10 +93,6 @@ def prepare(samples: npt.NDArray[np.generic], schema: Schema) -> Prepared:
     plain = {"image": 3, "video": 4}[schema.modality]
     with_channels = stored if stored.ndim > plain else stored[..., None]
     return Prepared(with_channels.movedim(-1, 1).contiguous(), full_scale)
-
-
-def _parts(rows: Tensor) -> list[Tensor]:
-    return [rows[first : first + 64] for first in range(0, len(rows), 64)]
 
 
 def _moments(values_CX: Tensor) -> Tensor:

@@ -1,19 +1,24 @@
 """One split of a data set, ready to be cut into batches."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from m2pt.data.augment import augment, uniform_draws
-from m2pt.data.config import DataInfo, Modality
-from m2pt.data.prepare import Normalisation, Prepared
+from m2pt.data.augment import Augmentation
+from m2pt.data.config import DataInfo
+from m2pt.data.draws import Draws
+from m2pt.data.order import permutation
+from m2pt.data.prepare import Normalisation, Prepared, Scaling
+
+Batch = tuple[Tensor, Tensor]
+"""Samples (B, *shape) float32 and labels (B,) int64, both fresh tensors on the CPU."""
 
 
-class Samples(Protocol):
-    """Labelled samples that are read by number."""
+class Readable(Protocol):
+    """Labelled samples that are read in pieces."""
 
     @property
     def labels(self) -> Tensor:
@@ -21,19 +26,37 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(
-        self, indices: Sequence[int] | Tensor, *, epoch: int | None = None, seed: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """Samples (B, *shape) float32 and labels (B,) int64, both fresh tensors on the CPU.
+    def stream(
+        self,
+        pieces: Sequence[Tensor],
+        *,
+        epoch: int | None = None,
+        seed: int = 0,
+        workers: int = 0,
+    ) -> Generator[Batch, None, None]:
+        """The samples of each piece (B,) int64 in turn.
 
         With `epoch` the training view: augmented where the configuration asks for it, by
-        (seed, epoch, index) alone. Without it the samples as they are.
+        (seed, epoch, index) alone. Without it the samples as they are. `workers` threads may read
+        ahead; they change no value. Close the iterator to end them early.
         """
+
+
+class Samples(Readable, Protocol):
+    """Labelled samples that are also read by number, and know a good order for an epoch."""
+
+    def batch(
+        self, indices: Sequence[int] | Tensor, *, epoch: int | None = None, seed: int = 0
+    ) -> Batch:
+        """One piece, as `stream` gives it."""
+
+    def order(self, seed: int) -> Tensor:
+        """All samples once, shuffled, (N,) int64: a function of `seed` and the data alone."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in memory. `normalisation` was measured on the training samples alone."""
+    """A data set. `normalisation` was measured on training samples alone."""
 
     info: DataInfo
     train: Samples
@@ -52,37 +75,44 @@ class TensorSamples:
         *,
         rows: Tensor,
         normalisation: Normalisation,
-        augmented: Modality | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         """`labels` (all rows) and `rows` (N,) int64: which rows of `prepared` are this split.
 
-        `augmented` is the modality whose changes the training view makes, or None for none.
+        `augmentation` is what the training view changes, or None for nothing.
         """
         self.labels = labels[rows]
         self._data = prepared.data
         self._rows = rows
-        self._augmented = augmented
-        shape = (1, -1, *[1] * (prepared.data.ndim - 2))
-        if len(normalisation.mean) == 1:
-            shape = (1,) * prepared.data.ndim
-        mean, std = (torch.tensor(values).view(shape) for values in _pair(normalisation))
-        self._gain = 1 / (std * prepared.full_scale)
-        self._offset = -mean / std
+        self._augmentation = augmentation
+        self._scaled = Scaling(normalisation, prepared.full_scale, prepared.data.ndim)
 
     def __len__(self) -> int:
         return len(self._rows)
 
+    def order(self, seed: int) -> Tensor:
+        """A full permutation."""
+        return permutation(len(self), seed)
+
+    def stream(
+        self,
+        pieces: Sequence[Tensor],
+        *,
+        epoch: int | None = None,
+        seed: int = 0,
+        workers: int = 0,
+    ) -> Generator[Batch, None, None]:
+        """See `Readable.stream`; cutting them out is quicker than handing them to a thread."""
+        del workers
+        for piece in pieces:
+            yield self.batch(piece, epoch=epoch, seed=seed)
+
     def batch(
         self, indices: Sequence[int] | Tensor, *, epoch: int | None = None, seed: int = 0
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Batch:
         """See `Samples.batch`."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
-        batch = self._data[self._rows[chosen]].to(torch.float32)
-        batch = batch.mul_(self._gain).add_(self._offset)
-        if epoch is not None and self._augmented is not None:
-            batch = augment(batch, self._augmented, uniform_draws(seed, epoch, chosen))
+        batch = self._scaled(self._data[self._rows[chosen]])
+        if epoch is not None and self._augmentation is not None:
+            batch = self._augmentation(batch, Draws(seed, epoch, chosen))
         return batch, self.labels[chosen]
-
-
-def _pair(normalisation: Normalisation) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return normalisation.mean, normalisation.std

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from m2pt.data.config import MODALITIES, Modality
 
 DType = Literal["uint8", "int16", "float16", "float32"]
+Encoding = Literal["raw", "jpeg", "png"]
 
 _DTYPES: dict[Modality, tuple[DType, ...]] = {
     "image": ("uint8", "float16", "float32"),
@@ -32,14 +33,21 @@ class DataError(ValueError):
     """The data cannot be used; the message names the file, the place, the rule and the remedy."""
 
 
+class DataAway(OSError):
+    """The data cannot be reached just now, whatever was asked; the same may work later."""
+
+
 @dataclass(frozen=True)
 class FrontEnd:
-    """How a waveform becomes log-mel frames.
+    """How a waveform becomes log-mel frames (see `audio`).
 
-    A frame every 16 ms, each over 32 ms, zero-padded to twice that for the Fourier transform;
-    32 bands below 8 kHz of sample rate, 64 below 16 kHz, 128 above. The waveform is padded with
-    silence to a multiple of 16 frames, so that the usual patches fit.
+    A frame every 10 ms, each over 25 ms, zero-padded to a power of two for the Fourier transform;
+    128 bands from 22.05 kHz of sample rate on, 96 from 16 kHz, 64 from 8 kHz, 32 from 2 kHz.
+    Frames are made up to a multiple of 16, so that the usual patches fit.
     """
+
+    LENGTH_MS: ClassVar[int] = 25
+    SHIFT_MS: ClassVar[int] = 10
 
     rate: int
     samples: int
@@ -47,37 +55,48 @@ class FrontEnd:
     @property
     def hop(self) -> int:
         """Samples from one frame to the next."""
-        return max(1, round(0.016 * self.rate))
+        return self.rate * self.SHIFT_MS // 1000
 
     @property
     def window(self) -> int:
         """Samples under one frame."""
-        return 2 * self.hop
+        return self.rate * self.LENGTH_MS // 1000
+
+    @property
+    def transform(self) -> int:
+        """Length of the Fourier transform."""
+        return 1 << (self.window - 1).bit_length()
 
     @property
     def bands(self) -> int:
-        """Number of mel bands, F."""
-        return 32 if self.rate < 8000 else 64 if self.rate < 16000 else 128
+        """Number of mel bands, F: fewer where a narrow band would hold no frequency at all."""
+        enough = {2000: 16, 8000: 32, 16000: 64, 22050: 96}
+        return next((bands for rate, bands in enough.items() if self.rate < rate), 128)
 
     @property
     def frames(self) -> int:
         """Number of frames, T."""
-        return 16 * math.ceil(self.samples / self.hop / 16)
+        heard = 1 + max(0, self.samples - self.window) // self.hop
+        return 16 * math.ceil(heard / 16)
 
 
 @dataclass(frozen=True)
 class Schema:
-    """One data set as stored: `shape` and `dtype` are those of one row of the column `data`."""
+    """One data set as stored: `shape` and `dtype` are those of one row of the column `data`.
+
+    With `encoding` jpeg or png a row of it is an encoded picture that decodes to them.
+    """
 
     modality: Modality
     dtype: DType
     shape: tuple[int, ...]
     classes: tuple[str, ...]
     sample_rate: int = 0
+    encoding: Encoding = "raw"
 
     @property
     def sample_bytes(self) -> int:
-        """Length of one row of the column `data`."""
+        """Length of one sample once it is decoded."""
         return _BYTES[self.dtype] * math.prod(self.shape)
 
     @property
@@ -114,6 +133,7 @@ def parse(declared: Mapping[str, Any], file: str) -> Schema:
         shape=_shape(modality, declared, file),
         classes=_classes(declared, file),
         sample_rate=_sample_rate(modality, declared, file),
+        encoding=_encoding(modality, declared, file),
     )
 
 
@@ -152,6 +172,22 @@ def _sample_rate(modality: Modality, declared: Mapping[str, Any], file: str) -> 
     if modality == "audio" and not (isinstance(rate, int) and rate >= 1000):
         raise _bad(file, "sample_rate", "samples per second, 1000 or more, for audio", declared)
     return rate if modality == "audio" else 0
+
+
+def _encoding(modality: Modality, declared: Mapping[str, Any], file: str) -> Encoding:
+    encodings: tuple[Encoding, ...] = get_args(Encoding)
+    for encoding in encodings:
+        if declared.get("encoding", "raw") == encoding:
+            break
+    else:
+        raise _bad(file, "encoding", f"one of {', '.join(encodings)}", declared)
+    if encoding == "raw":
+        return encoding
+    if modality != "image" or declared["dtype"] != "uint8" or declared["shape"][2:] != [3]:
+        raise _bad(
+            file, "encoding", "raw, but for images of uint8 and [height, width, 3]", declared
+        )
+    return encoding
 
 
 def _bad(file: str, key: str, rule: str, declared: Mapping[str, Any]) -> DataError:

@@ -53,7 +53,12 @@ def _embedding(config: ModelConfig, info: DataInfo) -> dict[str, Any]:
     """What `VisionTransformer` is told of the tokens."""
     tokenizer, shape = config.tokenizer, info.shape
     if info.modality == "point":
-        embed = partial(PointEmbed, groups=tokenizer.groups, group_size=tokenizer.group_size)
+        embed = partial(
+            PointEmbed,
+            groups=tokenizer.groups,
+            group_size=tokenizer.group_size,
+            norm=tokenizer.norm,
+        )
         return {"embed_layer": embed, "pos_embed": "none", "in_chans": 3}
     plain = {"img_size": shape[-2:], "patch_size": tokenizer.patch, "in_chans": shape[0]}
     if info.modality == "video":

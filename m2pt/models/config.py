@@ -1,7 +1,9 @@
 """The size of a model and of its tokens, as plain values (stdlib only)."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
+
+NormKind = Literal["layer", "batch"]
 
 
 @dataclass(frozen=True)
@@ -10,22 +12,28 @@ class Tokenizer:
 
     `patch`: edge of a square patch in pixels (image, video) or in frames and bands (audio).
     `tubelet`: frames in one video patch. `groups`, `group_size`: how many groups of how many
-    neighbours a point cloud is cut into.
+    neighbours a point cloud is cut into. `norm`: what normalises inside the PointNet of a group;
+    `batch`, as in Point-MAE, takes the statistics of a micro-batch on all workers together, so
+    that their number changes nothing; `training.accumulate` does, for it makes micro-batches
+    smaller.
 
     Raises:
-        ValueError: a field is below 1.
+        ValueError: a number is below 1, or `norm` is something else.
     """
 
     patch: int = 2
     tubelet: int = 2
     groups: int = 32
     group_size: int = 16
+    norm: NormKind = "layer"
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
         for name in ("patch", "tubelet", "groups", "group_size"):
             _at_least_one(name, getattr(self, name))
+        if self.norm not in get_args(NormKind):
+            raise ValueError(f"norm: {' or '.join(get_args(NormKind))}, but it is {self.norm!r}")
 
 
 @dataclass(frozen=True)

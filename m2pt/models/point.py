@@ -6,6 +6,9 @@ B: batch, N: points, G: groups, K: points in a group, E: hidden channels, D: wid
 import torch
 from torch import Tensor, nn
 
+from m2pt.models.config import NormKind
+from m2pt.models.norm import BatchNorm
+
 _HIDDEN = 64
 
 
@@ -14,22 +17,35 @@ class PointEmbed(nn.Module):
 
     Centres are drawn by farthest point sampling; each takes its K nearest points; a small PointNet
     encodes their coordinates relative to the centre, and an MLP of the centre is the positional
-    embedding. Both are as in Point-MAE (reference: section 4.3), but with LayerNorm where that has
-    BatchNorm: statistics over a batch would differ with the number of workers, and would be one
-    more thing that a fused model has to carry.
+    embedding. Both are as in Point-MAE (reference: section 4.3), but by default with LayerNorm
+    where that has BatchNorm: statistics over a batch differ with its make-up, and are one more
+    thing that a fused model has to carry. With `batch` they are those of a micro-batch on all
+    workers (`norm.BatchNorm`).
     """
 
-    def __init__(self, *, groups: int, group_size: int, embed_dim: int, **_unused: object) -> None:
+    def __init__(
+        self,
+        *,
+        groups: int,
+        group_size: int,
+        embed_dim: int,
+        norm: NormKind = "layer",
+        **_unused: object,
+    ) -> None:
         """Further keywords are those that timm passes to every embedding; they are not needed."""
         super().__init__()
+        normalise = BatchNorm if norm == "batch" else nn.LayerNorm
+        biased = norm != "batch"  # what is the same everywhere, BatchNorm takes away again
         self.groups = groups
         self.group_size = group_size
         self.num_patches = groups
-        self.lift = nn.Sequential(nn.Linear(3, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, _HIDDEN))
-        self.from_point = nn.Linear(_HIDDEN, _HIDDEN)
+        self.lift = nn.Sequential(
+            nn.Linear(3, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, _HIDDEN, biased)
+        )
+        self.from_point = nn.Linear(_HIDDEN, _HIDDEN, biased)
         self.from_group = nn.Linear(_HIDDEN, _HIDDEN, bias=False)
-        self.mix = nn.Sequential(nn.LayerNorm(_HIDDEN), nn.GELU())
-        self.norm = nn.LayerNorm(_HIDDEN)
+        self.mix = nn.Sequential(normalise(_HIDDEN), nn.GELU())
+        self.norm = normalise(_HIDDEN)
         self.project = nn.Linear(_HIDDEN, embed_dim)
         self.position = nn.Sequential(
             nn.Linear(3, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, embed_dim)

@@ -11,6 +11,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,10 +60,12 @@ class MaskedAutoencoding:
         *,
         dataset: Dataset | None = None,
         device: str = "cpu",
+        loader_workers: int = 2,
     ) -> None:
         """`model` gives width, depth and heads; the tokenizer is the one of `config`.
 
-        `dataset` is `config.data` where that is loaded already.
+        `dataset` is `config.data` where that is loaded already; `loader_workers` threads read
+        ahead where it is streamed.
 
         Raises:
             DataError: the data is not there or cannot be used.
@@ -70,7 +73,7 @@ class MaskedAutoencoding:
         """
         self.config = config
         self._data = dataset or load(config.data)
-        self._device = device
+        self._device, self._loader_workers = device, loader_workers
         encoder = replace(model, tokenizer=config.tokenizer, drop_path=0.0)
         self._network = _seeded_network(encoder, self._data.info, config).to(device)
         self._optimizer = torch.optim.AdamW(
@@ -96,12 +99,13 @@ class MaskedAutoencoding:
     def _train(self, epoch: int) -> float:
         count, size, seed = len(self._data.train), self.config.batch_size, self.config.seed
         generator = torch.Generator().manual_seed(_seed_of(seed, f"epoch {epoch}"))
-        order = torch.randperm(count, generator=generator)
+        order = self._data.train.order(_seed_of(seed, f"order {epoch}"))
+        pieces = [order[first : first + size] for first in range(0, count, size)]
         total = torch.zeros((), dtype=torch.float64)
-        for first in range(0, count, size):
-            chosen = order[first : first + size]
-            samples, _ = self._data.train.batch(chosen, epoch=epoch, seed=seed)
-            total += len(chosen) * self._update(samples, generator)
+        read = self._data.train.stream(pieces, epoch=epoch, seed=seed, workers=self._loader_workers)
+        with closing(read):
+            for samples, _ in read:
+                total += len(samples) * self._update(samples, generator)
         mean = float(total) / count
         if not math.isfinite(mean):
             raise FloatingPointError(

@@ -1,11 +1,9 @@
 """Which samples a step sees, and who computes them: pure functions of seed, epoch and world."""
 
-from collections.abc import Iterator
 from math import ceil
 from typing import Literal, get_args
 
 import numpy as np
-import torch
 from torch import Tensor
 
 Purpose = Literal["order", "training"]
@@ -26,15 +24,17 @@ def steps_per_epoch(samples: int, batch_size: int) -> int:
     return ceil(samples / batch_size)
 
 
-def global_batches(samples: int, batch_size: int, *, seed: int, epoch: int) -> Iterator[Tensor]:
-    """Sample indices (B,) int64 of each step of an epoch: a seeded permutation, cut in batches.
+def order_seed(seed: int, epoch: int) -> int:
+    """What the order of an epoch's samples is drawn with (`Samples.order`)."""
+    return seed_words("order", seed, epoch)[0]
+
+
+def global_batches(order: Tensor, batch_size: int) -> list[Tensor]:
+    """Sample indices (B,) int64 of each step of an epoch: `order` (N,), cut in batches.
 
     Neither the number of workers nor of micro-batches has a say.
     """
-    generator = torch.Generator().manual_seed(seed_words("order", seed, epoch)[0])
-    order = torch.randperm(samples, generator=generator)
-    for start in range(0, samples, batch_size):
-        yield order[start : start + batch_size]
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def share(indices: Tensor, part: int, parts: int) -> Tensor:
@@ -50,11 +50,13 @@ def micro_batches(
     """This rank's part of a batch in up to `accumulate` pieces: (indices, weight of a sample).
 
     A sample's loss times its weight, summed over all ranks and pieces and divided by `size` (as
-    DistributedDataParallel does), is the mean loss of the batch, however it was split. Every rank
-    gets at least one piece, so that all of them meet in the exchange of gradients: where a batch
-    is too short for that, a sample of weight 0.
+    DistributedDataParallel does), is the mean loss of the batch, however it was split. The batch
+    is cut into pieces first and each of them shared out, so what is computed over a piece on all
+    ranks does not depend on their number. Every rank gets as many pieces as the others, and at
+    least one, so that all of them meet in what they exchange: where a piece is too short for that,
+    a sample of weight 0.
     """
-    own = share(batch, rank, size)
-    pieces = [share(own, part, accumulate) for part in range(accumulate)]
+    pieces = [share(batch, part, accumulate) for part in range(min(accumulate, len(batch)))]
+    own = [share(piece, rank, size) for piece in pieces]
     weight = size / len(batch)
-    return [(piece, weight) for piece in pieces if len(piece)] or [(batch[:1], 0.0)]
+    return [(piece, weight) if len(piece) else (batch[:1], 0.0) for piece in own]

@@ -1,14 +1,14 @@
 """How well a model does on samples that it does not learn from."""
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchmetrics.functional.classification import multiclass_stat_scores
 
-from m2pt.data.samples import Samples
-from m2pt.training.batches import share
+from m2pt.data.samples import Readable
+from m2pt.training.batches import global_batches, share
 from m2pt.training.numerics import arithmetic, contained, dtype_of
 from m2pt.training.recipe import Numerics
 from m2pt.training.world import World, sum_over
@@ -16,7 +16,7 @@ from m2pt.training.world import World, sum_over
 
 def evaluate(
     model: nn.Module,
-    samples: Samples,
+    samples: Readable,
     batch_size: int,
     numerics: Numerics,
     *,
@@ -30,47 +30,46 @@ def evaluate(
     # loss summed over samples, correct predictions, samples; float64 adds up without a trace
     sums = torch.zeros(3, dtype=torch.float64, device=world.device)
     with contained(numerics, world.device):
-        outputs = _outputs(model, samples, own, batch_size, numerics=numerics, device=world.device)
+        outputs = _outputs(model, samples, own, batch_size, numerics=numerics, world=world)
         for output, labels in outputs:
-            scores = multiclass_stat_scores(
-                output, labels, output.shape[1], average="micro", validate_args=False
-            )
             sums[0] += cross_entropy(output, labels, reduction="sum")
-            sums[1] += scores[0]
+            sums[1] += (output.argmax(dim=1) == labels).sum()
             sums[2] += len(labels)
     loss, correct, seen = sum_over(world, sums).tolist()
     return {"loss": loss / seen, "accuracy": correct / seen}
 
 
 def logits(
-    model: nn.Module, samples: Samples, batch_size: int, numerics: Numerics, *, device: str = "cpu"
+    model: nn.Module, samples: Readable, batch_size: int, numerics: Numerics, *, device: str = "cpu"
 ) -> Tensor:
     """Outputs (N, classes) for all samples in order, on the CPU, in float32 (fp64: float64)."""
     everything = torch.arange(len(samples))
     with contained(numerics, device):
-        outputs = _outputs(model, samples, everything, batch_size, numerics=numerics, device=device)
+        world = World(device=device)
+        outputs = _outputs(model, samples, everything, batch_size, numerics=numerics, world=world)
         return torch.cat([output.cpu() for output, _ in outputs])
 
 
 def _outputs(
     model: nn.Module,
-    samples: Samples,
+    samples: Readable,
     indices: Tensor,
     batch_size: int,
     *,
     numerics: Numerics,
-    device: str,
+    world: World,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(logits (B, classes), labels (B,)) batch by batch."""
     dtype = dtype_of(numerics)
     training = model.training
     model.eval()
     try:
-        for start in range(0, len(indices), batch_size):
-            inputs, labels = samples.batch(indices[start : start + batch_size])
-            inputs = inputs.to(device, dtype, non_blocking=True)
-            with torch.no_grad(), arithmetic(numerics, device):
-                output = model(inputs)
-            yield output.to(dtype), labels.to(device, non_blocking=True)
+        pieces = global_batches(indices, batch_size)
+        with closing(samples.stream(pieces, workers=world.loader_workers)) as read:
+            for inputs, labels in read:
+                inputs = inputs.to(world.device, dtype, non_blocking=True)
+                with torch.no_grad(), arithmetic(numerics, world.device):
+                    output = model(inputs)
+                yield output.to(dtype), labels.to(world.device, non_blocking=True)
     finally:
         model.train(training)

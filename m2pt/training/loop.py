@@ -5,22 +5,24 @@ place). All that it draws at random follows from (seed, epoch, rank), so a state
 generators' states, and the same training resumed is the same bit for bit.
 """
 
-from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
 from math import ceil
 from time import perf_counter
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from m2pt.data.samples import Dataset
+from m2pt.data.samples import Batch, Dataset
 from m2pt.models.build import build_model
+from m2pt.models.norm import synchronise
 from m2pt.pathway.config import Pathway
 from m2pt.pathway.reparam import attach_pathway, set_progress
 from m2pt.pathway.scale import envelope_at, value_learns_at
 from m2pt.training import metrics, snapshot
-from m2pt.training.batches import global_batches, micro_batches, steps_per_epoch
+from m2pt.training.batches import global_batches, micro_batches, order_seed, steps_per_epoch
 from m2pt.training.evaluate import evaluate
 from m2pt.training.mixing import build_mix
 from m2pt.training.numerics import (
@@ -79,6 +81,7 @@ class Training:
         if config.pathway is not None:
             attach_pathway(self.model, auxiliaries, config.pathway)
         self.model.to(world.device, dtype_of(config.numerics))
+        self._batch_norms = synchronise(self.model) if world.size > 1 else []
         self._optimizer = build_optimizer(self.model, config.recipe)
         self._steps = steps_per_epoch(len(dataset.train), config.recipe.batch_size)
         self._digests: dict[str, str] = {}
@@ -156,29 +159,45 @@ class Training:
 
     def _train(self, module: nn.Module) -> float:
         """One pass over the training data; returns the mean loss of its samples."""
-        recipe, samples = self._recipe, self._dataset.train
-        seed_everything(self.world.device, self.config.seed, self.epoch, self.world.rank)
+        world, recipe, samples = self.world, self._recipe, self._dataset.train
+        seed_everything(world.device, self.config.seed, self.epoch, world.rank)
         module.train()
-        losses = metrics.StepLosses(self._steps, self.world)
-        batches = global_batches(
-            len(samples), recipe.batch_size, seed=self.config.seed, epoch=self.epoch
+        losses = metrics.StepLosses(self._steps, world)
+        order = samples.order(order_seed(self.config.seed, self.epoch))
+        batches = global_batches(order, recipe.batch_size)
+        shares = [
+            micro_batches(batch, rank=world.rank, size=world.size, accumulate=recipe.accumulate)
+            for batch in batches
+        ]
+        read = samples.stream(
+            [indices for pieces in shares for indices, _ in pieces],
+            epoch=self.epoch,
+            seed=self.config.seed,
+            workers=world.loader_workers,
         )
-        for step, batch in enumerate(batches):
-            self._prepare_step(self.epoch * self._steps + step)
-            pieces = micro_batches(
-                batch, rank=self.world.rank, size=self.world.size, accumulate=recipe.accumulate
-            )
-            for number, (indices, weight) in enumerate(pieces, start=1):
-                with _no_exchange(module, last=number == len(pieces)):
-                    loss = self._loss(module, indices) * weight
-                    loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
-                losses.add(step, loss.detach())
-            if recipe.clip_grad is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad)
-            self._optimizer.step()
-            losses.note_size(step, len(batch))
-            losses.check(self.epoch + 1, step)
+        with closing(read):
+            for step, (batch, pieces) in enumerate(zip(batches, shares, strict=True)):
+                self._prepare_step(self.epoch * self._steps + step)
+                weights = [weight for _, weight in pieces]
+                losses.add(step, self._descend(module, read, weights))
+                losses.note_size(step, len(batch))
+                losses.check(self.epoch + 1, step)
         return losses.mean()
+
+    def _descend(self, module: nn.Module, read: Iterator[Batch], weights: list[float]) -> Tensor:
+        """One step of the optimiser over the next micro-batches; this rank's share of the loss."""
+        losses = []
+        for number, weight in enumerate(weights, start=1):
+            for norm in self._batch_norms:
+                norm.counted = weight > 0
+            with _no_exchange(module, last=number == len(weights)):
+                loss = self._loss(module, next(read)) * weight
+                loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
+            losses.append(loss.detach())
+        if self._recipe.clip_grad is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self._recipe.clip_grad)
+        self._optimizer.step()
+        return torch.stack(losses).double().sum()
 
     def _prepare_step(self, step: int) -> None:
         progress = self._set_progress(step)
@@ -187,10 +206,10 @@ class Training:
         set_rates(self._optimizer, self._factor(step), scales_learn=learns)
         self._optimizer.zero_grad(set_to_none=True)
 
-    def _loss(self, module: nn.Module, indices: Tensor) -> Tensor:
+    def _loss(self, module: nn.Module, batch: Batch) -> Tensor:
         """Loss summed over the samples of a micro-batch, in the type of the weights."""
         numerics, device = self.config.numerics, self.world.device
-        inputs, labels = self._dataset.train.batch(indices, epoch=self.epoch, seed=self.config.seed)
+        inputs, labels = batch
         inputs = inputs.to(device, dtype_of(numerics), non_blocking=True)
         targets = labels.to(device, non_blocking=True)
         smoothing = self._recipe.label_smoothing

@@ -59,13 +59,21 @@ def check_finite(loss: float, where: str) -> None:
 
 
 def mean_scales(model: nn.Module) -> dict[str, float]:
-    """Effective λ as `lambda/<auxiliary>/<block>.<linear>`; mean over q, k, v where apart."""
+    """Effective λ by metric; the mean over q, k and v where they have their own.
+
+    Metrics are `lambda/<block>.<linear>`, whatever the auxiliary is called, so that charts lay arms
+    of different auxiliaries over each other; `lambda/<auxiliary>/<block>.<linear>` where a target
+    borrows from several.
+    """
     effective = effective_scales(model)
     if not effective:
         return {}
     means = torch.stack([value.detach().mean() for value in effective.values()]).tolist()
+    several = len({auxiliary for auxiliary, _ in effective}) > 1
     return {
-        f"lambda/{auxiliary}/{short_name(layer)}": mean
+        f"lambda/{auxiliary}/{short_name(layer)}"
+        if several
+        else f"lambda/{short_name(layer)}": mean
         for (auxiliary, layer), mean in zip(effective, means, strict=True)
     }
 

@@ -11,12 +11,14 @@ from torch import Tensor
 class World:
     """This worker's rank, how many workers there are, and the device that it computes on.
 
+    `loader_workers` threads read ahead for it where data is streamed; they change no result.
     With `size` above 1 the caller has initialised the default process group.
     """
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
+    loader_workers: int = 2
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:

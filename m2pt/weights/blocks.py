@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from m2pt.models.config import ModelConfig
+
 LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
 
@@ -59,6 +61,27 @@ def checked(found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     for key in keys:
         _check_values(key, found[key], where)
     return {key: _widened(found[key]) for key in keys}
+
+
+def check_fit(blocks: Mapping[str, Tensor], model: ModelConfig, where: str) -> None:
+    """Raises unless canonical block weights have the depth, width and MLP of `model`.
+
+    Raises:
+        WeightsError: they do not; `where` names their file.
+    """
+    qkv, fc1 = blocks[block_key(0, "attn.qkv")], blocks[block_key(0, "mlp.fc1")]
+    found = (len(blocks) // len(LINEARS), qkv.shape[1], fc1.shape[0])
+    wanted = (model.depth, model.width, int(model.width * model.mlp_ratio))
+    if found != wanted:
+        raise WeightsError(
+            f"{where}: {_size(found)}, but the model has {_size(wanted)}; every block must "
+            f"fit: set model.depth={found[0]}, model.width={found[1]} and "
+            f"model.mlp_ratio={found[2] / found[1]:g}, or take other weights"
+        )
+
+
+def _size(numbers: tuple[int, int, int]) -> str:
+    return "{} blocks of width {} with {} hidden channels".format(*numbers)
 
 
 def _check_shapes(found: Mapping[str, Tensor], depth: int, where: str) -> None:

@@ -1,5 +1,6 @@
 """Reading and writing block weights: safetensors, and torch files without running their code."""
 
+import hashlib
 import os
 import pickle
 import warnings
@@ -16,24 +17,33 @@ from m2pt.weights.blocks import WeightsError, block_weights
 from m2pt.weights.layouts import canonical
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_HEAD_BYTES = 64
 
 
-def load_blocks(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def load_blocks(path: str | os.PathLike[str], *, sha256: str | None = None) -> dict[str, Tensor]:
     """Canonical block weights from a safetensors or torch file; its kind is told by its content.
 
-    Torch files are read with `weights_only=True`: nothing in them is run.
+    Torch files are read with `weights_only=True`: nothing in them is run. With `sha256`, a file
+    of another digest is not read at all.
 
     Raises:
-        WeightsError: the file is missing, damaged, needs code to be read, has an unknown layout,
-            or holds weights that are incomplete or not finite.
+        WeightsError: the file is missing, damaged or another one, needs code to be read, has an
+            unknown layout, or holds weights that are incomplete or not finite.
     """
     file = Path(path)
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"
         raise WeightsError(f"{file}: {what}; name a .safetensors or .pth file")
     with file.open("rb") as opened:
-        head = opened.read(4)
-    is_torch = head == _ZIP or head[:1] == _PICKLE
+        head = opened.read(_HEAD_BYTES)
+        opened.seek(0)
+        found = hashlib.file_digest(opened, "sha256").hexdigest() if sha256 else None
+    if found != sha256:
+        raise WeightsError(
+            f"{file}: its sha256 is {found}, not {sha256}; fetch it again, or correct the digest"
+        )
+    _check_head(file, head)
+    is_torch = head.startswith((_ZIP, _PICKLE))
     return canonical(_torch_content(file) if is_torch else _safetensors_content(file), str(file))
 
 
@@ -74,6 +84,18 @@ def blocks_from_bytes(data: bytes) -> dict[str, Tensor]:
         raise WeightsError(f"blocks: damaged safetensors ({error})") from error
 
 
+def _check_head(file: Path, head: bytes) -> None:
+    if not head:
+        raise WeightsError(f"{file}: is empty (0 bytes); fetch it again and compare its size")
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise WeightsError(
+            f"{file}: is a web page ({file.stat().st_size:,} bytes), saved in place of weights; "
+            "fetch the file itself"
+        )
+    if head.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{file}: is a Git LFS pointer, not the weights; run `git lfs pull`")
+
+
 def _safetensors_content(file: Path) -> object:
     try:
         return load_file(file)
@@ -103,5 +125,6 @@ def _torch_content(file: Path) -> object:
 def _reason(error: Exception) -> str:
     """The line that says what is wrong, without torch's advice to run the file."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = next((line for line in lines if "Unsupported" in line), lines[0] if lines else "")
+    reasons = (line for line in lines if "unsupported" in line.lower())
+    told = next(reasons, lines[0] if lines else "")
     return told.split(". ")[0][:200] or type(error).__name__

@@ -10,23 +10,40 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
+from m2pt.data.config import DataConfig
 from m2pt.data.load import load
+from m2pt.models.config import Tokenizer
 from m2pt.pathway.config import Envelope, Pathway, Scale
 from m2pt.training import numerics as numerics_module
 from m2pt.training.evaluate import evaluate, logits
 from m2pt.training.recipe import Numerics, TrainingConfig
 from m2pt.training.session import FolderSession, MemorySession, drive
 from m2pt.training.world import World
-from tests.numerics.training_setup import FP64, config_of, digits, same_bits, training_of
+from tests.numerics.training_setup import (
+    FP64,
+    MODEL,
+    RECIPE,
+    config_of,
+    same_bits,
+    training_of,
+)
 
 WORLD = 2
 SHARED = Scale(init=0.1, granularity="block", envelope=Envelope(kind="cosine"))
+CLOUDS = TrainingConfig(
+    replace(MODEL, tokenizer=Tokenizer(groups=6, group_size=5, norm="batch")),
+    DataConfig("shapes", limit=31),
+    recipe=replace(RECIPE, batch_size=10),
+)
 CASES = {
     "baseline": config_of(),
     "paper": config_of(Pathway(), accumulate=2, clip_grad=1.0),
     "frozen": config_of(Pathway(trainable=False, scale=SHARED), layer_decay=0.7),
     # 90 samples in batches of 89 leave one: a rank without any, in both of its micro-batches
     "last batch of one": config_of(Pathway(), batch_size=89, accumulate=2),
+    # statistics over a batch: of all ranks together, with shares of different sizes and none
+    "batch statistics": CLOUDS,
+    "batch statistics, accumulated": replace(CLOUDS, recipe=replace(CLOUDS.recipe, accumulate=3)),
 }
 PRECISIONS = {"fp32": (Numerics(), 1e-5), "fp64": (FP64, 1e-12)}
 COMPILED = (Numerics(), 1e-5)
@@ -35,7 +52,8 @@ COMPILED = (Numerics(), 1e-5)
 def _outputs(config: TrainingConfig, world: World) -> tuple[Tensor, dict[str, float]]:
     training = training_of(config, world)
     report = next(iter(training.epochs()))
-    return logits(training.model, digits().validation, 64, config.numerics), report.metrics
+    validation = load(config.data).validation
+    return logits(training.model, validation, 64, config.numerics), report.metrics
 
 
 def _all_cases(world: World, folder: Path) -> None:

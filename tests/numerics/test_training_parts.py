@@ -13,10 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from m2pt.data.order import permutation
 from m2pt.models.build import build_model
-from m2pt.pathway.config import Pathway, Scale
+from m2pt.pathway.config import Coverage, Pathway, Scale
 from m2pt.pathway.reparam import attach_pathway, auxiliary_names, scale_names
-from m2pt.training.batches import global_batches, micro_batches, seed_words, share
+from m2pt.training import metrics
+from m2pt.training.batches import (
+    global_batches,
+    micro_batches,
+    order_seed,
+    seed_words,
+    share,
+)
 from m2pt.training.mixing import build_mix
 from m2pt.training.optim import build_optimizer, parameter_groups, rate_factor, set_rates
 from m2pt.training.recipe import Numerics, Precision, Recipe, TrainingConfig
@@ -73,7 +81,8 @@ def test_an_epoch_sees_every_sample_once_in_its_own_order(
     samples: int, batch_size: int, seed: int, epoch: int
 ) -> None:
     def order(epoch: int) -> list[int]:
-        batches = list(global_batches(samples, batch_size, seed=seed, epoch=epoch))
+        drawn = permutation(samples, order_seed(seed, epoch))
+        batches = global_batches(drawn, batch_size)
         assert {len(batch) for batch in batches[:-1]} <= {batch_size}
         return torch.cat(batches).tolist()
 
@@ -156,6 +165,26 @@ def test_every_trained_parameter_is_in_the_group_it_belongs_to() -> None:
         factor = 0.1 if name in auxiliary else 1.0
         assert group["role"] == ("auxiliary" if name in auxiliary else "target")
         assert group["peak"] == pytest.approx(factor * _layer_rate(name)), name
+
+
+@pytest.mark.parametrize(
+    ("auxiliaries", "wanted"),
+    [
+        (("audio",), {"lambda/0.qkv", "lambda/1.qkv"}),
+        (
+            ("audio", "video"),
+            {f"lambda/{name}/{block}.qkv" for name in ("audio", "video") for block in (0, 1)},
+        ),
+    ],
+)
+def test_scales_are_named_by_auxiliary_only_where_there_are_several(
+    auxiliaries: tuple[str, ...], wanted: set[str]
+) -> None:
+    model = build_model(MODEL, digits().info, seed=0)
+    assert metrics.mean_scales(model) == {}
+    weights = {name: block_weights() for name in auxiliaries}
+    attach_pathway(model, weights, Pathway(coverage=Coverage(linears=("qkv",))))
+    assert set(metrics.mean_scales(model)) == wanted
 
 
 def _layer_rate(name: str) -> float:

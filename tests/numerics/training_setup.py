@@ -42,7 +42,7 @@ def block_weights(seed: int = 7, model: ModelConfig = MODEL) -> dict[str, Tensor
 def training_of(config: TrainingConfig, world: World | None = None) -> Training:
     """A training of `config`; with a pathway, beside one auxiliary called `audio`."""
     auxiliaries = {"audio": block_weights(model=config.model)} if config.pathway else {}
-    return Training(config, digits(), auxiliaries, world=world or World())
+    return Training(config, load(config.data), auxiliaries, world=world or World())
 
 
 def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

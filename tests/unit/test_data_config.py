@@ -18,17 +18,41 @@ def info(modality: Modality, *shape: int) -> DataInfo:
     [
         ({"source": "digit"}, "did you mean 'digits'"),
         ({"source": "here.csv"}, r"ends in \.parquet"),
+        ({"source": "here"}, r"ends in \.parquet, or a folder, with a / in its path"),
+        ({"source": "there/here.csv"}, r"ends in \.parquet"),
+        ({"source": "http://host/a.parquet"}, r"s3:// or file://, but it is http://\.\.\."),
+        ({"source": "s3:/bucket/a.parquet"}, "s3://bucket/folder/"),
+        ({"source": "s3://bucket"}, "s3://bucket/folder/ or s3://bucket/file"),
+        ({"source": "s3://key:secret@bucket/a.parquet"}, "carries no key, .* AWS_ACCESS_KEY_ID"),
+        ({"source": "s3://bucket/a.parquet?region=x"}, "no options"),
+        ({"source": "file:a.parquet"}, "file:///folder/"),
+        ({"source": "file://host/a.parquet"}, "file:///absolute/path"),
+        ({"source": "a.parquet", "window": 0}, "window: .* 0"),
+        ({"source": "digits", "window": 64}, "window: .* null for embedded data, .* 64"),
         ({"source": "tones", "test_source": "t.parquet"}, "brings its own test split"),
         ({"source": "a.parquet", "test_source": "t.csv"}, "test_source: .*'t.csv'"),
         ({"source": "digits", "validation": 0.0}, "validation: .* 0.0"),
         ({"source": "digits", "validation": float("nan")}, "validation: .* nan"),
         ({"source": "digits", "validation_seed": -1}, "validation_seed: .* -1"),
         ({"source": "digits", "limit": 0}, "limit: .* 0"),
+        ({"source": "digits", "augment": "strong"}, "augment: one of none, light, .*'strong'"),
+        ({"source": "digits", "augment_strength": 0.0}, "augment_strength: .* 0.0"),
+        ({"source": "digits", "augment": "light", "mirror": True}, "mirror: .* that is light"),
+        ({"source": "shapes", "turn": True}, "turn: goes with augment: standard"),
     ],
 )
 def test_data_rules(values: dict[str, object], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=told) as raised:
         DataConfig(**values)  # type: ignore[arg-type]  # a table of mixed values
+    assert "secret@" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["a.parquet", "./set", "data/set.v2/", "s3://bucket/set/", "s3://b/a.parquet", "file:///set"],
+)
+def test_addresses_of_tables(source: str) -> None:
+    assert DataConfig(source, test_source=source, window=64).source == source
 
 
 @pytest.mark.parametrize(

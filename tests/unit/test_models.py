@@ -150,6 +150,15 @@ def test_equal_points_are_no_trouble() -> None:
     assert model(torch.zeros(2, 64, 3)).isfinite().all()
 
 
+def test_batch_norm_makes_clouds_depend_on_each_other_in_training_alone() -> None:
+    embed = PointEmbed(groups=8, group_size=4, embed_dim=16, norm="batch")
+    points = samples("point")
+    together, alone = embed(points)[:1], embed(points[:1])
+    assert not torch.allclose(together, alone, atol=1e-3)
+    embed.eval()
+    torch.testing.assert_close(embed(points)[:1], embed(points[:1]), atol=1e-5, rtol=1e-5)
+
+
 def test_groups_are_relative_to_their_centres() -> None:
     embed = PointEmbed(groups=8, group_size=4, embed_dim=16)
     points = samples("point")
