@@ -30,7 +30,10 @@ DOORS = {
     "optuna": ("orchestrator/study/",),
     "pydantic": ("orchestrator/config/", "search_spaces/"),
     "matplotlib": ("orchestrator/evidence/",),
-    "scipy": ("orchestrator/evidence/",),
+    "scipy": ("orchestrator/evidence/", "orchestrator/importing/"),
+    "av": ("orchestrator/importing/",),
+    "soundfile": ("orchestrator/importing/",),
+    "trimesh": ("orchestrator/importing/",),
     "jinja2": ("orchestrator/evidence/",),
     "timm": ("m2pt/",),
     "sklearn": ("m2pt/data/",),
@@ -47,6 +50,7 @@ MUST_NOT_KNOW = {
     "orchestrator/config": ("ray_backend", "conduct", "commands", "storage", "tracking", "study"),
     "orchestrator/ray_backend": ("conduct", "commands", "evidence"),
     "orchestrator/conduct": ("commands",),
+    "orchestrator/importing": ("ray_backend", "conduct", "commands", "study", "tracking"),
 }
 
 MAX_LINES = 400

@@ -1,13 +1,22 @@
 """Arguments that several verbs share, and how they find an experiment or a study."""
 
 import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.conduct.ownership import stored_experiment
 from orchestrator.conduct.places import DEFAULT_STORAGE
-from orchestrator.config.experiment import Experiment
+from orchestrator.config.document import shown
+from orchestrator.config.experiment import (
+    STUDY_NAME,
+    STUDY_NAME_MOST,
+    STUDY_NAME_RULE,
+    Experiment,
+)
 from orchestrator.config.io import load_experiment
+from orchestrator.errors import RequestError
+from orchestrator.storage.address import parse
 from orchestrator.storage.uri import Store
 
 
@@ -58,7 +67,9 @@ def experiment_of(parsed: argparse.Namespace, file: str) -> Experiment:
     for key in ("storage", "tracking"):
         if getattr(parsed, key) is not None:
             overrides.append(f"{key}={getattr(parsed, key)}")
-    return load_experiment(file, overrides)
+    experiment = load_experiment(file, overrides)
+    parse(experiment.storage, f"{file}: storage")
+    return experiment
 
 
 def study_of(parsed: argparse.Namespace) -> Located:
@@ -67,4 +78,9 @@ def study_of(parsed: argparse.Namespace) -> Located:
     if Path(name).suffix in (".yaml", ".yml"):
         experiment = load_experiment(name)
         name, storage = experiment.name, storage or experiment.storage
+    if len(name) > STUDY_NAME_MOST or not re.fullmatch(STUDY_NAME, name):
+        raise RequestError(
+            f"STUDY: the name of a study is {STUDY_NAME_RULE}, not {shown(name)}; give that, or "
+            "its experiment file (.yaml)"
+        )
     return Located(Store.open(storage or DEFAULT_STORAGE), name)

@@ -1,12 +1,15 @@
 """What the verbs that run a study print at its end: figures first, then where everything lies."""
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
+from orchestrator import environment
+from orchestrator.conduct.in_job import check_lasting
 from orchestrator.conduct.places import Places, places
 from orchestrator.conduct.progress import View
 from orchestrator.conduct.study import Conclusion, conduct
@@ -19,8 +22,13 @@ from orchestrator.study.plan import make_plan
 
 
 def run_study(experiment: Experiment, address: str | None, *, as_json: bool) -> int:
-    """Carry out a study, showing its progress on stderr, and print what it came to on stdout."""
-    console = Console(stderr=True, highlight=False)
+    """Carry out a study, showing its progress on stderr, and print what it came to on stdout.
+
+    In a Ray job, raises `RequestError` when the study would lie in the job's own folder.
+    """
+    if environment.ray_job() is not None:
+        check_lasting(experiment)
+    console = Console(file=sys.stderr, highlight=False)
     total = make_plan(experiment).trials
     with View(console, experiment.search.metric, total) as view:
         conclusion = conduct(experiment, address, view)

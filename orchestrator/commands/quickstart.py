@@ -3,7 +3,6 @@
 import argparse
 
 from orchestrator.commands.options import add_address, add_overrides, experiment_of
-from orchestrator.commands.outcome import run_study
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,4 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Carry out the example study."""
-    return run_study(experiment_of(parsed, "quickstart"), parsed.address, as_json=parsed.json)
+    experiment = experiment_of(parsed, "quickstart")
+    from orchestrator.commands.outcome import run_study  # what draws and counts takes seconds
+
+    return run_study(experiment, parsed.address, as_json=parsed.json)

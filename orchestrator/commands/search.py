@@ -3,7 +3,6 @@
 import argparse
 
 from orchestrator.commands.options import add_address, add_experiment, experiment_of
-from orchestrator.commands.outcome import run_study
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,4 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Carry out the study and print what it came to."""
-    return run_study(experiment_of(parsed, parsed.file), parsed.address, as_json=parsed.json)
+    experiment = experiment_of(parsed, parsed.file)
+    from orchestrator.commands.outcome import run_study  # what draws and counts takes seconds
+
+    return run_study(experiment, parsed.address, as_json=parsed.json)

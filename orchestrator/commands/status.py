@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from orchestrator.commands.options import Located, add_study, study_of
+from orchestrator.config.experiment import Experiment
 from orchestrator.storage.lease import Owner, read_owner
+from orchestrator.study.budget import WORDS, amount, spent_in
 from orchestrator.study.plan import make_plan
 from orchestrator.tracking.journal import read_events
 from orchestrator.tracking.record import StudyRecord, fold
@@ -34,7 +36,8 @@ def run(parsed: argparse.Namespace) -> int:
 def status(found: Located) -> dict[str, Any]:
     """How far the study is, as plain values."""
     experiment = found.experiment()
-    record = fold(read_events(found.store, found.name))
+    events = read_events(found.store, found.name)
+    record = fold(events)
     owner = read_owner(found.store, found.name)
     return {
         "study": found.name,
@@ -48,8 +51,17 @@ def status(found: Located) -> dict[str, Any]:
             name: {"attempt": gang.attempt, "lost": [why for _, why in gang.lost]}
             for name, gang in record.gangs.items()
         },
+        "budget": _budget(experiment, events),
         "verdict": record.verdict,
         "why": record.why,
+    }
+
+
+def _budget(experiment: Experiment, events: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each cap with what was spent of it, up to the newest event."""
+    spent = spent_in(events)
+    return {
+        cap: {"spent": getattr(spent, cap), "cap": getattr(experiment.budget, cap)} for cap in WORDS
     }
 
 
@@ -74,12 +86,22 @@ def _running(record: StudyRecord, metric: str) -> list[dict[str, Any]]:
     ]
 
 
+def _spent_text(budget: dict[str, dict[str, Any]]) -> str:
+    parts = []
+    for cap, words in WORDS.items():
+        of = budget[cap]["cap"]
+        limit = "" if of is None else f" of {amount(of)}"
+        parts.append(f"{amount(budget[cap]['spent'])}{limit} {words}")
+    return ", ".join(parts)
+
+
 def _show(values: dict[str, Any]) -> None:
     out = Console(highlight=False)
     counted = ", ".join(f"{n} {state}" for state, n in sorted(values["trials"].items()))
     owner = values["owner"] or "nobody"
     out.print(f"study [bold]{values['study']}[/] is [bold]{values['status']}[/], owned by {owner}")
     out.print(f"trials  {counted or 'none yet'}; at most {values['planned_at_most']}")
+    out.print(f"spent   {_spent_text(values['budget'])}")
     for trial in values["running"]:
         label = escape(f"{trial['label']} · seed {trial['seed']}")
         out.print(f"  {label}: epoch {trial['epoch']} of {trial['epochs'] or '?'}")

@@ -3,7 +3,6 @@
 import argparse
 
 from orchestrator.commands.options import add_address, add_experiment, experiment_of
-from orchestrator.commands.outcome import run_study
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.io import as_dict, from_dict
 
@@ -17,6 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     """Carry out the study of one trial."""
     experiment = one_trial(experiment_of(parsed, parsed.file))
+    from orchestrator.commands.outcome import run_study  # what draws and counts takes seconds
+
     return run_study(experiment, parsed.address, as_json=parsed.json)
 
 
@@ -26,4 +27,5 @@ def one_trial(experiment: Experiment) -> Experiment:
     data["name"] = f"{experiment.name}-train"
     data["search"] |= {"space": {}, "trials": 1, "seeds": 1, "confirm": 0}
     data["search"]["scheduler"]["kind"] = "none"
+    data["resources"]["concurrent_trials"] = 1  # a second gang would be opened for nobody
     return from_dict(data)

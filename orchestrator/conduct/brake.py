@@ -1,4 +1,4 @@
-"""What makes a study stop before it is done: a request, a signal, a lost lease, lost gangs."""
+"""What makes a study stop before it is done: a request, a signal, a spent budget, lost gangs."""
 
 import json
 import secrets
@@ -13,6 +13,7 @@ from orchestrator.errors import OrchestratorError, StorageError
 from orchestrator.storage import layout
 from orchestrator.storage.lease import Lease
 from orchestrator.storage.uri import Store
+from orchestrator.study.budget import Reached
 
 POLL_SECONDS = 1.0
 
@@ -26,6 +27,8 @@ class Brake:
         """`tell` hears once that the study is stopping, and why."""
         self._store, self._study, self._lease, self._tell = store, study, lease, tell
         self._checks: list[Callable[[], None]] = [lease.check]
+        self._limits: list[Callable[[], Reached | None]] = []
+        self._reached: Reached | None = None
         self._error: OrchestratorError | None = None
         self._why: str | None = None
         self._ended = threading.Event()
@@ -36,6 +39,11 @@ class Brake:
         """The reason to stop; None while there is none."""
         return self._why
 
+    @property
+    def reached(self) -> Reached | None:
+        """The cap of the budget that is the reason to stop, if one is."""
+        return self._reached
+
     def __call__(self) -> bool:
         """Whether the study is to drain."""
         return self._why is not None
@@ -43,6 +51,15 @@ class Brake:
     def watch(self, check: Callable[[], None]) -> None:
         """Also stop once `check` raises an `OrchestratorError`."""
         self._checks.append(check)
+
+    def limit(self, check: Callable[[], Reached | None]) -> None:
+        """Also stop once `check` names a cap that is reached."""
+        self._limits.append(check)
+
+    def spend(self, reached: Reached) -> None:
+        """Stop because a cap is reached; a reason that was there before stays."""
+        if self._why is None:
+            self._reached, self._why = reached, reached.why
 
     def raise_if_broken(self) -> None:
         """Raise what ended the study, unless it was asked to stop."""
@@ -80,6 +97,8 @@ class Brake:
             except OrchestratorError as error:
                 self._error, self._why = error, str(error)
                 return
+            for found in filter(None, (check() for check in self._limits)):
+                self.spend(found)
             try:
                 requests = _requests(self._store, self._study)
                 for key in requests:

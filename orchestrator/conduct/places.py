@@ -33,10 +33,7 @@ class Places:
 
     def next_commands(self, experiment: Experiment) -> list[str]:
         """What a person may want to run now."""
-        store = Store.open(experiment.storage)
-        default = store.uri == Store.open(DEFAULT_STORAGE).uri
-        option = "" if default else f" --storage {shlex.quote(str(_folder(store) or store.uri))}"
-        study = f"{experiment.name}{option}"
+        study = named_study(experiment)
         commands = {
             f"orchestrator ui {study}": "compare the trials in MLflow",
             f"orchestrator report {study}": "these figures again",
@@ -57,17 +54,30 @@ def places(experiment: Experiment) -> Places:
     )
 
 
+def named_study(experiment: Experiment) -> str:
+    """The study as a command names it: STUDY, and --storage where that is not the default."""
+    store = Store.open(experiment.storage)
+    default = store.uri == Store.open(DEFAULT_STORAGE).uri
+    option = "" if default else f" --storage {shlex.quote(str(_folder(store) or store.uri))}"
+    return f"{experiment.name}{option}"
+
+
 def tracking_uri(experiment: Experiment) -> str:
     """The MLflow store of the study; an SQLite file beside a folder storage where none is named.
 
     Raises `RequestError` for a storage that is no folder and names no tracking.
     """
-    if experiment.tracking is not None:
-        return experiment.tracking
-    folder = _folder(Store.open(experiment.storage))
+    return tracking_of(experiment.tracking, experiment.storage)
+
+
+def tracking_of(tracking: str | None, storage: str) -> str:
+    """As `tracking_uri`, of the two keys."""
+    if tracking is not None:
+        return tracking
+    folder = _folder(Store.open(storage))
     if folder is None:
         raise RequestError(
-            f"tracking: the storage {experiment.storage} is no folder, so MLflow needs an address "
+            f"tracking: the storage {storage} is no folder, so MLflow needs an address "
             "of its own: --tracking http://HOST:PORT"
         )
     return f"sqlite:///{folder / 'mlflow.db'}"

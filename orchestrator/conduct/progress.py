@@ -1,6 +1,6 @@
 """What a person sees while a study runs: a live view on a terminal, plain lines elsewhere."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from orchestrator.evidence.wording import Measure, count
 
@@ -40,6 +41,7 @@ class View:
         self._last: dict[str, Event] = {}
         self._over: set[str] = set()
         self._silent = False
+        self._copy: Callable[[str], object] | None = None
 
     def __enter__(self) -> "View":
         self._bars.start()
@@ -65,6 +67,15 @@ class View:
             over = f"{len(self._over)} of {count(len(self._labels), 'planned trial')} are over"
             self.phase(f"going on with what is there: {over}")
 
+    @contextmanager
+    def copied_to(self, write: Callable[[str], object]) -> Iterator[None]:
+        """Meanwhile, the lines that stay are also given to `write`, plainly."""
+        self._copy = write
+        try:
+            yield
+        finally:
+            self._copy = None
+
     def phase(self, text: str) -> None:
         """Say what the study is doing now."""
         self._bars.update(self._whole, description=f"[bold]{escape(text)}[/]")
@@ -77,8 +88,11 @@ class View:
 
     def say(self, text: str) -> None:
         """One line that stays, in rich's markup."""
-        if not self._silent:
-            self._console.print(text, soft_wrap=not self._console.is_terminal)
+        if self._silent:
+            return
+        self._console.print(text, soft_wrap=not self._console.is_terminal)
+        if self._copy is not None:
+            self._copy(Text.from_markup(text).plain + "\n")
 
     def observe(self, event: Event) -> None:
         """Move on by one event of the journal."""

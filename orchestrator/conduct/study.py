@@ -9,28 +9,31 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.markup import escape
 
 from orchestrator import environment
+from orchestrator.conduct import preflight
 from orchestrator.conduct.assign import Assigner
 from orchestrator.conduct.brake import Brake
+from orchestrator.conduct.log import StudyLog, teed
 from orchestrator.conduct.ownership import check_owner
-from orchestrator.conduct.places import tracking_uri
+from orchestrator.conduct.places import named_study, tracking_uri
 from orchestrator.conduct.progress import View
 from orchestrator.conduct.supply import Supply, data_digest
 from orchestrator.conduct.timing import Timing, timing
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.io import as_dict, as_text, experiment_sha256
-from orchestrator.errors import NoTrialSucceeded, Stopped
+from orchestrator.errors import BudgetSpent, NoTrialSucceeded, Stopped
 from orchestrator.evidence.findings import findings
 from orchestrator.evidence.report import render
 from orchestrator.evidence.wording import count as counted
 from orchestrator.storage import layout
 from orchestrator.storage.lease import Lease
 from orchestrator.storage.uri import Store
-from orchestrator.study.agenda import Agenda
+from orchestrator.study.agenda import Agenda, Capped
+from orchestrator.study.budget import Meter, Reached, reached, spent_in
 from orchestrator.study.plan import make_plan
 from orchestrator.study.settlement import to_settle
 from orchestrator.tracking.journal import Journal, read_events
@@ -55,15 +58,22 @@ class Conclusion:
 def conduct(experiment: Experiment, address: str | None, view: View) -> Conclusion:
     """Run, or go on with, the study of `experiment`; return at once when it is finished.
 
-    Raises `Stopped` when it was asked to stop (it can be resumed), `NoTrialSucceeded`, and the
-    errors of what it stands on: `RequestError`, `StorageError`, `ClusterError`.
+    Raises `Stopped` when it was asked to stop and `BudgetSpent` when a cap is reached (it can be
+    resumed), `NoTrialSucceeded`, and the errors of what it stands on: `RequestError`,
+    `StorageError`, `ClusterError`.
     """
     store = Store.open(experiment.storage)
+    preflight.check_storage(store)
     check_owner(store, experiment)
     events = read_events(store, experiment.name)
     record = fold(events)
     done = record.status == "finished"
+    cap = reached(spent_in(events), experiment.budget)
+    if record.status == "stopped" and cap is not None:
+        raise _spent(experiment, cap)
     if not (done and any(event["kind"] == "published" for event in events)):
+        if not done:
+            preflight.check(experiment, address, begun=bool(events))
         with ExitStack() as stack:
             run = _Run.enter(stack, store, experiment, view)
             if not done:
@@ -90,6 +100,9 @@ class _Run:
         """Own the study: lease, journal, tracker, brake; each is left in the reverse order."""
         name, text = experiment.name, as_text(experiment)
         lease = stack.enter_context(Lease.acquire(store, name))
+        log = stack.enter_context(StudyLog(store, name, lease.epoch))
+        stack.enter_context(teed(log))
+        stack.enter_context(view.copied_to(log.write))
         spool = environment.state_folder() / "spool"
         journal = stack.enter_context(Journal.open(store, name, lease, spool=spool))
         tracker = Tracker(tracking_uri(experiment), name, name)
@@ -97,7 +110,10 @@ class _Run:
         journal.subscribe(tracker.observe, replay=True)
         with view.recalling():
             journal.subscribe(view.observe, replay=True)
+        meter = Meter()
+        journal.subscribe(meter.observe, replay=True)
         brake = stack.enter_context(Brake(store, name, lease, tell=view.phase))
+        brake.limit(lambda: reached(meter.spent(time.time()), experiment.budget))
         plan = json.dumps(make_plan(experiment).as_dict(), indent=1)
         store.put(layout.experiment(name), text.encode())
         store.put(layout.plan(name), plan.encode())
@@ -112,8 +128,13 @@ class _Run:
 
     def go(self, address: str | None) -> None:
         """From connecting to Ray to the report."""
+        from orchestrator.ray_backend.address import destination
         from orchestrator.ray_backend.session import connect
 
+        where = destination(address)
+        if (cap := reached(spent_in(self.journal.events), self.experiment.budget)) is not None:
+            self.brake.spend(cap)
+            self._stop()
         self.journal.append(
             {
                 "kind": "study_started",
@@ -121,10 +142,9 @@ class _Run:
                 "experiment_sha256": experiment_sha256(self.experiment),
             }
         )
-        where = "on this machine" if address is None else f"at {address}"
-        self.view.phase(f"{'starting' if address is None else 'joining'} Ray {where}")
+        self.view.phase(where.told)
         try:
-            with connect(address) as cluster:
+            with connect(where.address) as cluster:
                 self._on(cluster)
         except Stopped:
             pass
@@ -133,19 +153,26 @@ class _Run:
             raise
         self.brake.raise_if_broken()
         if self.brake():
-            self.journal.append({"kind": "study_stopped", "why": self.brake.why})
-            raise Stopped(f"{self.brake.why}; the same command, or `resume`, goes on from here")
+            self._stop()
         self._conclude()
+
+    def _stop(self) -> NoReturn:
+        """Write down why the study ends before it is done, and say so."""
+        cap = self.brake.reached
+        figures = {} if cap is None else {"budget": cap.as_dict()}
+        self.journal.append({"kind": "study_stopped", "why": self.brake.why, **figures})
+        if cap is not None:
+            raise _spent(self.experiment, cap)
+        raise Stopped(f"{self.brake.why}; the same command, or `resume`, goes on from here")
 
     def _on(self, cluster: Any) -> None:
         """Everything that needs gangs."""
         from orchestrator.ray_backend import tune
         from orchestrator.ray_backend.gang import Gangs
         from orchestrator.ray_backend.leases import following, lease_all, open_mailbox
-        from orchestrator.ray_backend.session import gangs_that_fit
 
         experiment, name = self.experiment, self.experiment.name
-        count = gangs_that_fit(experiment.resources, cluster)
+        count = cluster.capacity.gangs(experiment.resources)
         mailbox = open_mailbox(cluster.node_id)
         opened = time.time()
         gangs = Gangs(mailbox, count, experiment.resources, name, cluster.folder)
@@ -174,8 +201,15 @@ class _Run:
                 draining=self.brake,
             )
             tune.run(study, count + 1, cluster.node_id, cluster.folder)
+            self._see_whether_trials_were_held_back(agenda)
             if not self.brake():
                 self._settle(agenda, assigner, lease)
+
+    def _see_whether_trials_were_held_back(self, agenda: Agenda) -> None:
+        """All trials that were started have ended: is it the cap on trials that starts no more?"""
+        cap = self.experiment.budget.trials
+        if cap is not None and isinstance(agenda.next(self.record), Capped):
+            self.brake.spend(Reached("trials", len(self.record.trials), cap))
 
     def _on_gang_event(self, event: Json, opened: float) -> None:
         if event["kind"] in ("gang_opened", "gang_lost"):
@@ -240,3 +274,12 @@ class _Run:
             self.view.say(
                 f"  MLflow misses a part ({escape(error)}): the same command makes up for it"
             )
+
+
+def _spent(experiment: Experiment, cap: Reached) -> BudgetSpent:
+    """The error of a study that reached a cap: which, the figures, and how to go on."""
+    return BudgetSpent(
+        f"{cap.why}; what is checkpointed stays. To go on: `orchestrator resume "
+        f"{named_study(experiment)} --set {cap.larger}`, or the same command with a larger cap "
+        "(null: none)"
+    )

@@ -50,14 +50,14 @@ class Supply:
         missing: dict[str, PretrainConfig] = {}
         for name, source in sources(self.experiment).items():
             if source.weights is not None:
-                digests[name] = self._import(name, source.weights)
+                digests[name] = self._import(name, source)
             elif source.pretrain is not None:
                 known = self._known(source.pretrain)
                 if known is None:
                     missing[name] = source.pretrain
                 else:
                     digests[name] = known["sha256"]
-                    self.emit({"kind": "auxiliary_ready", "name": name, **known})
+                    self.emit({"kind": "auxiliary_ready", "name": name, "reused": True, **known})
         if missing:
             digests |= self._make(missing)
         target = digests.pop(TARGET, None)
@@ -78,7 +78,7 @@ class Supply:
             name = lease.removeprefix("pretrain:")
             if outcome["kind"] != "finished":
                 why = outcome.get("error", outcome["kind"])
-                raise RequestError(f"auxiliaries.{name}.pretrain: {why}")
+                raise RequestError(f"{key_of(name)}.pretrain: {why}")
             made = {key: outcome[key] for key in ("sha256", "seconds", "metrics")}
             key = layout.pretrained(fingerprint(self.experiment, missing[name]))
             self.store.put(key, json.dumps({"format": PRETRAINED_FORMAT, **made}).encode())
@@ -100,14 +100,12 @@ class Supply:
             return None
         return {key: made[key] for key in ("sha256", "seconds", "metrics")}
 
-    def _import(self, name: str, path: str) -> str:
+    def _import(self, name: str, source: WeightSource) -> str:
         """Weights from a file, in canonical form, as a blob."""
-        from m2pt.weights.load import blocks_to_bytes, load_blocks
+        from m2pt.weights.load import blocks_to_bytes
 
-        try:
-            return blobs.put(self.store, blocks_to_bytes(load_blocks(Path(path))))
-        except (ValueError, OSError) as error:
-            raise RequestError(f"auxiliaries.{name}.weights: {error}") from error
+        blocks = read_weights(self.experiment, name, source)
+        return blobs.put(self.store, blocks_to_bytes(blocks))
 
 
 def data_digest(experiment: Experiment) -> str:
@@ -116,6 +114,28 @@ def data_digest(experiment: Experiment) -> str:
         return describe(experiment.data).digest
     except (ValueError, OSError) as error:
         raise RequestError(f"data: {error}") from error
+
+
+def read_weights(experiment: Experiment, name: str, source: WeightSource) -> Any:
+    """The block weights in the file of a source, which fit the model.
+
+    Raises `RequestError`, naming the key, where they cannot be read or do not fit.
+    """
+    from m2pt.weights.blocks import check_fit
+    from m2pt.weights.load import load_blocks
+
+    assert source.weights is not None  # the caller looked
+    try:
+        blocks = load_blocks(Path(source.weights), sha256=source.sha256)
+        check_fit(blocks, experiment.model, source.weights)
+    except (ValueError, OSError) as error:
+        raise RequestError(f"{key_of(name)}.weights: {error}") from error
+    return blocks
+
+
+def key_of(name: str) -> str:
+    """The key of the file under which a source of weights stands."""
+    return TARGET if name == TARGET else f"auxiliaries.{name}"
 
 
 def sources(experiment: Experiment) -> dict[str, WeightSource]:

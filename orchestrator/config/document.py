@@ -6,7 +6,7 @@ a key may stand only once, and only plain data is read.
 
 import json
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, TypeAlias
@@ -18,7 +18,11 @@ from orchestrator.errors import RequestError
 Path: TypeAlias = tuple[str | int, ...]
 """Keys and indices from the root of a document."""
 
+_DEEPEST = 40
+_MOST_VALUES = 10_000
+_TOO_MANY = f"more than {_MOST_VALUES} values, aliases written out; an experiment has hundreds"
 _TAG = "tag:yaml.org,2002:"
+_USER_IN_URI = re.compile(r"(?<=://)[^/\s@]*@")
 _RULES: tuple[tuple[str, str, str], ...] = (
     ("null", r"~|null|Null|NULL|", "~nN\0"),
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -37,8 +41,31 @@ def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
     return table
 
 
+class _Excess(yaml.MarkedYAMLError):
+    """YAML, but more of it than an experiment has."""
+
+
 class _Loader(yaml.SafeLoader):
+    """Gives up on what no experiment is before it has cost seconds."""
+
     yaml_implicit_resolvers = _resolvers()
+    _depth = 0
+    _nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._nodes += 1
+        self._depth += 1
+        try:
+            if self._depth > _DEEPEST:
+                raise self._refusal(f"nested deeper than {_DEEPEST} levels; write it flatter")
+            if self._nodes > _MOST_VALUES:
+                raise self._refusal(_TOO_MANY)
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+    def _refusal(self, rule: str) -> _Excess:
+        return _Excess(problem=rule, problem_mark=self.get_mark())
 
 
 class _Dumper(yaml.SafeDumper):
@@ -75,14 +102,19 @@ def read_yaml(text: str, name: str) -> Document:
 
     Raises:
         RequestError: not YAML, a key twice, a key that is not text, a tag, or a number that is
-            not finite; the message names the line.
+            not finite; the message names line and column.
     """
     try:
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"{name}:{mark.line + 1}" if mark else name
-        raise RequestError(f"{where}: not valid YAML: {error.problem or error}") from None
+        where = f"{name}:{_at(mark)}" if mark else name
+        if isinstance(error, _Excess):
+            raise RequestError(f"{where}: {error.problem}") from None
+        raise RequestError(
+            f"{where}: not valid YAML: {error.problem or error}; look here and on the line above "
+            "for a missing colon, quote, bracket or blank"
+        ) from None
     except yaml.YAMLError as error:
         raise RequestError(f"{name}: not valid YAML: {error}") from None
     document = Document(name, None)
@@ -99,8 +131,21 @@ def write_yaml(data: Any) -> str:
 
 def shown(value: Any, limit: int = 80) -> str:
     """A value as a message shows it: JSON, cut where it is long."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = without_user(json.dumps(value, ensure_ascii=False, default=str))
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def without_user(text: str) -> str:
+    """`text` with the user and the password of every URI in it made unreadable."""
+    return _USER_IN_URI.sub("***@", text)
+
+
+def _is_half(character: str) -> bool:
+    return "\ud800" <= character <= "\udfff"
+
+
+def _at(mark: yaml.Mark) -> str:
+    return f"{mark.line + 1}:{mark.column + 1}"
 
 
 class _Reader:
@@ -108,8 +153,12 @@ class _Reader:
 
     def __init__(self, document: Document) -> None:
         self._document = document
+        self._values = 0
 
     def value(self, node: yaml.Node, path: Path, above: tuple[int, ...]) -> Any:
+        self._values += 1
+        if self._values > _MOST_VALUES:
+            raise self._refuse(node, _TOO_MANY)
         if id(node) in above:
             raise self._refuse(node, "an alias stands within its own anchor; write the value out")
         inner = (*above, id(node))
@@ -124,7 +173,7 @@ class _Reader:
 
     def _mapping(self, node: yaml.MappingNode, path: Path, above: tuple[int, ...]) -> Any:
         values: dict[str, Any] = {}
-        lines: dict[Hashable, int] = {}
+        lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             key = key_node.value
             if key_node.tag != _TAG + "str" or not isinstance(key, str):
@@ -143,14 +192,19 @@ class _Reader:
         kind = str(node.tag).removeprefix(_TAG)
         if kind not in _SCALARS or not isinstance(node, yaml.ScalarNode):
             raise self._refuse(node, f"tag {node.tag!r} is not allowed; only plain data is read")
-        value = _SCALARS[kind](node.value)
+        try:
+            value = _SCALARS[kind](node.value)
+        except ValueError:  # a whole number of more digits than Python reads
+            raise self._refuse(node, f"a number of {len(node.value)} digits is too long") from None
+        if not node.value.isascii() and any(map(_is_half, node.value)):
+            raise self._refuse(node, "half a character (a lone surrogate) stands in this text")
         if isinstance(value, float) and not isfinite(value):
             raise self._refuse(node, f"a number must be finite, is {node.value}")
         return value
 
     def _note(self, node: yaml.Node, path: Path) -> Path:
-        self._document.origins[path] = f"{self._document.name}:{node.start_mark.line + 1}"
+        self._document.origins[path] = f"{self._document.name}:{_at(node.start_mark)}"
         return path
 
     def _refuse(self, node: yaml.Node, rule: str) -> RequestError:
-        return RequestError(f"{self._document.name}:{node.start_mark.line + 1}: {rule}")
+        return RequestError(f"{self._document.name}:{_at(node.start_mark)}: {rule}")

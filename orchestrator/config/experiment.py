@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from m2pt.data.config import DataConfig
 from m2pt.models.config import ModelConfig
 from m2pt.pathway.config import Pathway
 from m2pt.pretrain.config import PretrainConfig
 from m2pt.training.recipe import Numerics, Recipe, TrainingConfig
+from orchestrator.config.addresses import names_bucket, why_no_tracking
 from orchestrator.config.names import nearest
 from search_spaces.space import Distribution
 
@@ -22,6 +23,12 @@ BASELINE = "none"
 """How the absence of an auxiliary is written in a file and in a label."""
 
 ControlKind = Literal["random", "permuted"]
+
+METRICS = ("val/accuracy", "val/loss", "train/loss")
+
+STUDY_NAME = r"^[a-z0-9][a-z0-9-]*$"
+STUDY_NAME_MOST = 63
+STUDY_NAME_RULE = "1 to 63 lower-case letters, digits and hyphens, no hyphen first"
 
 
 class RuleError(ValueError):
@@ -49,6 +56,8 @@ class WeightSource(_Section):
     """Make them by masked autoencoding before the study starts."""
     weights: str | None = None
     """Path or URI of a checkpoint (safetensors, or a torch file without pickled code)."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """With `weights`: the digest that the file must have; another file is refused."""
     control: ControlKind | None = None
     """Make them carry no knowledge: `random` (norm-matched Gaussian) or `permuted` (rows and
     columns shuffled); for auxiliaries only."""
@@ -68,6 +77,8 @@ class WeightSource(_Section):
                 "control and like belong together: `control` says how the weights are made, "
                 "`like` names the auxiliary that they are matched to"
             )
+        if self.sha256 is not None and self.weights is None:
+            raise ValueError("sha256: is of the file that `weights` names; leave it out without")
         return self
 
 
@@ -126,6 +137,8 @@ class Resources(_Section):
     """GPUs for each worker; 0 trains on the CPU, a fraction shares one."""
     concurrent_trials: int = Field(default=2, ge=1)
     """How many trials train at once, each on a gang of its own."""
+    loader_workers: int = Field(default=2, ge=0)
+    """Threads of each worker that read ahead where data is streamed; 0 reads as it goes."""
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     """fp32; bf16 (float32 weights, autocast arithmetic); fp64 (for proofs)."""
     compile: bool = False
@@ -175,12 +188,16 @@ class Search(_Section):
 
     @model_validator(mode="after")
     def _metric(self) -> "Search":
-        if not self.metric.startswith(("val/", "train/")):
-            near = nearest(self.metric, ("val/accuracy", "val/loss", "train/loss"))
+        if self.metric not in METRICS:
+            why = (
+                ""
+                if self.metric.startswith(("val/", "train/"))
+                else ("; test figures take no part in a choice")
+            )
             raise RuleError(
                 "search.metric",
-                f"must start with val/ or train/, is {self.metric!r}; test figures take no part "
-                f"in a choice{near}",
+                f"must be one of {', '.join(METRICS)}, is {self.metric!r}{why}"
+                f"{nearest(self.metric, METRICS)}",
             )
         if self.metric.endswith("loss") and self.mode == "max":
             raise RuleError(
@@ -196,17 +213,35 @@ class Checkpoints(_Section):
     """A state is stored after every so many epochs, and after the last."""
 
 
+class Budget(_Section):
+    """Caps on what the study may take; null is no cap. What a trial is does not depend on them.
+
+    A study that reaches a cap stops with exit code 7; with a larger cap, given in the file or with
+    `--set` to the same command or to `resume`, it goes on.
+    """
+
+    wall_clock_hours: float | None = Field(default=None, gt=0)
+    """Hours during which somebody runs the study, over all its runs; then trials stop at their
+    next epoch and keep their checkpoint."""
+    trials: int | None = Field(default=None, ge=1)
+    """Trials that may be started, of all stages. Those that were started run out; the last places
+    are kept for baselines that are still missing."""
+    training_hours: float | None = Field(default=None, gt=0)
+    """Worker-hours of training, evaluation and pre-training, as they are reported, epoch by epoch;
+    then trials stop as with wall_clock_hours."""
+
+
 class Experiment(_Section):
     """One YAML file: a complete configuration of one arm, plus what a study varies."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=63)
+    name: str = Field(pattern=STUDY_NAME, max_length=STUDY_NAME_MOST)
     """Names the study; lower-case letters, digits and hyphens."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """The seed of every search trial, and the first of `search.seeds`."""
     storage: str = Field(default="./m2pt-studies", min_length=1)
     """Folder or URI under which the study's record, checkpoints and exports are kept."""
     tracking: str | None = None
-    """MLflow tracking URI; null is an SQLite file beside a folder storage."""
+    """MLflow tracking URI; null is an SQLite file beside a folder storage, and not for a bucket."""
     data: DataConfig
     """The target task."""
     model: ModelConfig = ModelConfig()
@@ -225,6 +260,26 @@ class Experiment(_Section):
     """What is varied, and how the best is found and confirmed."""
     checkpoints: Checkpoints = Checkpoints()
     """When resumable state is stored."""
+    budget: Budget = Budget()
+    """How much the study may take before it is drained."""
+
+    @field_validator("tracking")
+    @classmethod
+    def _tracking(cls, uri: str | None) -> str | None:
+        why = None if uri is None else why_no_tracking(uri)
+        if why is not None:
+            raise ValueError(why)
+        return uri
+
+    @model_validator(mode="after")
+    def _tracking_of_a_bucket(self) -> "Experiment":
+        if names_bucket(self.storage) and self.tracking is None:
+            raise RuleError(
+                "tracking",
+                "must be given where storage is a bucket, which holds no database: write "
+                "--tracking http://HOST:PORT of an MLflow server",
+            )
+        return self
 
     @model_validator(mode="after")
     def _names(self) -> "Experiment":

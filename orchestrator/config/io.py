@@ -18,6 +18,7 @@ from orchestrator.errors import RequestError
 from search_spaces import catalog
 
 _SOME = Experiment.model_construct(auxiliaries={})
+_LARGEST_BYTES = 2**20
 
 
 def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
@@ -99,13 +100,30 @@ def _text(path: str | Path) -> str:
         except LookupError as error:
             raise RequestError(f"{path}: no such file, and {error}") from None
     try:
+        _check_size(file)
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path}: not UTF-8 text: {error.reason}") from None
+        raise RequestError(
+            f"{path}: not UTF-8 text: {error.reason} at byte {error.start}; an experiment is YAML, "
+            "saved as UTF-8"
+        ) from None
     except FileNotFoundError:
         raise RequestError(f"{path}: no such file{_beside(file)}") from None
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _check_size(file: Path) -> None:
+    """Before it is read: somebody may have named a checkpoint, or a device without an end."""
+    if not file.is_file() and file.exists():
+        what = "a folder" if file.is_dir() else "no ordinary file"
+        raise RequestError(f"{file}: is {what}; name an experiment file, or a shipped one")
+    size = file.stat().st_size
+    if size > _LARGEST_BYTES:
+        raise RequestError(
+            f"{file}: is larger than 1 MiB ({size / 2**20:.1f} MiB), and so no experiment file; "
+            "name a YAML file"
+        )
 
 
 def _beside(file: Path) -> str:

@@ -3,12 +3,13 @@
 import json
 from typing import Any
 
-from orchestrator.config.document import Document, read_yaml
+from orchestrator.config.document import Document, read_yaml, without_user
 from orchestrator.config.paths import put
 from orchestrator.errors import RequestError
 from search_spaces.space import KINDS
 
 _SPACE = "search.space."
+_SHOWN_AT_MOST = 120
 
 
 def overridden(document: Document, override: str) -> Document:
@@ -22,7 +23,7 @@ def overridden(document: Document, override: str) -> Document:
         RequestError: not of the form path=value, not YAML, or the path leads through a value.
     """
     path, equals, text = override.partition("=")
-    path, source = path.strip(), f"--set {override}"
+    path, source = path.strip(), _shown(override)
     if not equals or not all(path.split(".")):
         raise RequestError(f"{source}: must be path=value, for example training.epochs=3")
     value = read_yaml(text, source).data
@@ -37,6 +38,12 @@ def overridden(document: Document, override: str) -> Document:
         raise RequestError(f"{source}: {error.args[0]} is not a section of keys") from None
     kept = {at: line for at, line in document.origins.items() if at[: len(keys)] != keys}
     return Document(document.name, data, {**kept, keys: source})
+
+
+def _shown(override: str) -> str:
+    """How messages name an override: on one line, without a password, not at any length."""
+    text = " ".join(without_user(override).split())
+    return f"--set {text if len(text) <= _SHOWN_AT_MOST else text[: _SHOWN_AT_MOST - 1] + '…'}"
 
 
 def _put_searched(data: dict[str, Any], path: str, value: Any) -> tuple[str, ...]:

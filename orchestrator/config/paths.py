@@ -19,6 +19,7 @@ UNSEARCHABLE: Mapping[str, str] = {
     "tracking": "it says where results are shown, not what they are",
     "search": "it is the search itself",
     "checkpoints": "it does not change what a trial is",
+    "budget": "it says how much the study may take, not what a trial is",
     "auxiliaries": "weights are made ready once, before the first trial; declare one auxiliary for "
     "each variant and search pathway.auxiliary",
     "target": "weights are made ready once, before the first trial; run one study for each",
@@ -27,6 +28,7 @@ UNSEARCHABLE: Mapping[str, str] = {
     "resources.cpus_per_worker": "it is placement: it does not change what a trial is",
     "resources.gpus_per_worker": "it is placement: it does not change what a trial is",
     "resources.concurrent_trials": "it is placement: it does not change what a trial is",
+    "resources.loader_workers": "it is placement: it does not change what a trial is",
 }
 """Path -> why it cannot be searched; but for `resources`, with all below it."""
 

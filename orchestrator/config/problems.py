@@ -9,13 +9,27 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.config.document import Document, Path, shown
-from orchestrator.config.experiment import RuleError
+from orchestrator.config.experiment import STUDY_NAME_RULE, RuleError
 from orchestrator.config.names import nearest
 from orchestrator.config.paths import known_keys
 from orchestrator.errors import RequestError
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+_NO_NAME = ("string_pattern_mismatch", "string_too_long", "string_too_short")
 _SHOWN_AT_MOST = 12
+_KINDS = {
+    **dict.fromkeys(("int_type", "int_from_float", "int_parsing"), "must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    **dict.fromkeys(("list_type", "tuple_type"), "must be a list"),
+    **dict.fromkeys(
+        ("dict_type", "model_type", "dataclass_type", "model_attributes_type"),
+        "must be a mapping of keys",
+    ),
+    "too_short": "must list at least one value",
+}
+"""What pydantic calls a wrong type, in YAML's words."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,9 @@ def _read(detail: dict[str, Any], data: Any, paths: tuple[str, ...]) -> tuple[Pa
         return tuple(cause.path.split(".")), cause.rule
     if isinstance(cause, ValueError):
         return _named_field(path, str(cause))
-    rule = re.sub(r"^(Input|String) should", "should", detail["msg"])
+    if path == ("name",) and kind in _NO_NAME:
+        return path, f"must be {STUDY_NAME_RULE}, is {shown(detail['input'])}"
+    rule = _KINDS.get(kind) or re.sub(r"^(Input|String|Value) should", "must", detail["msg"])
     return path, f"{rule}, is {shown(detail['input'])}{_expected(detail)}"
 
 
@@ -105,11 +121,25 @@ def _named_field(path: Path, text: str) -> tuple[Path, str]:
 
 
 def _expected(detail: dict[str, Any]) -> str:
+    """A remedy that the kind of the error, or the value, gives away."""
+    value = detail["input"]
+    if _KINDS.get(detail["type"], "").endswith("number") and _is_number(value):
+        return "; take the quotes off"
+    if detail["type"] == "string_type" and isinstance(value, int | float):
+        return "; put it in quotes"
     options = re.findall(r"'([^']*)'", str(detail.get("ctx", {}).get("expected", "")))
     if isinstance(detail["input"], str) and options:
         close = difflib.get_close_matches(detail["input"], options, n=1)
         return f"; did you mean {close[0]!r}?" if close else ""
     return ""
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(value, str)
 
 
 def _joined(rules: list[str]) -> str:
@@ -118,5 +148,6 @@ def _joined(rules: list[str]) -> str:
         return rules[0]
     heads = [rule.partition(", is ")[0] for rule in rules]
     tail = max((rule.partition(", is ")[2] for rule in rules), key=len)
-    merged = " or ".join(dict.fromkeys([heads[0], *(h.removeprefix("should ") for h in heads[1:])]))
+    others = (head.removeprefix("must be ") for head in heads[1:])
+    merged = " or ".join(dict.fromkeys([heads[0], *others]))
     return f"{merged}, is {tail}" if tail else merged

@@ -84,11 +84,26 @@ that can never hold is refused. `none` and null mean the same for `pathway.auxil
 all grids are visited in turn, in an order drawn with `seed`; cells that are nothing but the
 baseline are left out.
 
+## When a budget is spent
+
+`budget` caps a study; `orchestrator plan` foretells whether a cap will be reached. Wall clock and
+training hours are looked at every second: once one is spent, trials stop at their next epoch and
+keep their checkpoint, as with `orchestrator stop`. The cap on trials interrupts nothing: those that
+were started run out, and no other begins. They are started in the order above, but the last places
+are kept for baselines that are still missing: what was searched always has something to be compared
+with, and it is the search, then the confirmation, that a small cap cuts short. A cap below
+`search.seeds` leaves baselines out too; `plan` says so.
+
+A capped study has no verdict yet. It goes on where it stands with a larger cap (null is none): the
+same command, or `orchestrator resume NAME --set budget.trials=40`.
+
 ## What a trial is
 
 A trial is named by a digest of all that changes its result: content of data and weights, `model`,
 `pathway`, `training`, `resources.precision`, `resources.compile` and the seed. `name`, `storage`,
-`tracking`, the names of auxiliaries, where files lie and the rest of `resources` are outside it.
+`tracking`, `budget`, the names of auxiliaries, where files lie and the rest of `resources` are
+outside it. A study that is run again under its name may change `storage`, `tracking`, `budget`,
+`checkpoints` and the rest of `resources`; anything else is refused.
 An arm is the same without the seed. Without an auxiliary `pathway` and the learning rates of λ and
 of auxiliaries are outside as well, for they have no effect.
 

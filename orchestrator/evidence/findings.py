@@ -205,7 +205,7 @@ def difference_on_test(found: Findings, arm: Arm) -> PairedDifference | None:
 
 def tracks_of(trial: TrialRecord) -> tuple[ScaleTrack, ...]:
     """λ of every linear of one trial."""
-    return scale_tracks((entry.epoch, entry.scales) for entry in trial.epochs)
+    return scale_tracks(((entry.epoch, entry.scales) for entry in trial.epochs), trial.auxiliary)
 
 
 def baseline_level(found: Findings, arm: Arm) -> Spread:

@@ -24,12 +24,6 @@ from orchestrator.evidence.account import (
 )
 from orchestrator.evidence.findings import Findings, findings, progress, tracks_of
 from orchestrator.evidence.page import page
-from orchestrator.evidence.plots import (
-    learning_curves,
-    paired_dots,
-    scale_heat_map,
-    scale_trajectories,
-)
 from orchestrator.evidence.statistics import PairedDifference
 from orchestrator.evidence.tables import rows
 from orchestrator.evidence.verdict import Comparison
@@ -143,14 +137,16 @@ def _difference(found: PairedDifference | None) -> dict[str, Any] | None:
 
 def _plots(found: Findings) -> dict[str, bytes]:
     """The plots that there is something to draw for."""
+    from orchestrator.evidence import plots  # matplotlib takes a second, and keeps a cache
+
     made = {}
     curves = found.curves()
     if curves:
-        made["learning-curves.svg"] = learning_curves(curves, found.measure)
+        made["learning-curves.svg"] = plots.learning_curves(curves, found.measure)
     best = found.best
     if best is not None and best.tracks:
-        made["scale-trajectories.svg"] = scale_trajectories(tracks_of(best.trials_behind[0]))
-        made["scale-heat-map.svg"] = scale_heat_map(best.tracks)
+        made["scale-trajectories.svg"] = plots.scale_trajectories(tracks_of(best.trials_behind[0]))
+        made["scale-heat-map.svg"] = plots.scale_heat_map(best.tracks)
     comparison = found.test or found.validation
     if comparison is not None and comparison.to_baseline is not None:
         columns = [
@@ -158,7 +154,7 @@ def _plots(found: Findings) -> dict[str, bytes]:
             ("best arm", comparison.values),
             (f"{comparison.control_kind} control", comparison.control),
         ]
-        made["paired-seeds.svg"] = paired_dots(columns, comparison.measure)
+        made["paired-seeds.svg"] = plots.paired_dots(columns, comparison.measure)
     return made
 
 

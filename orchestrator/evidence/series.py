@@ -61,17 +61,20 @@ def mean_curve(curves: Sequence[Curve]) -> tuple[list[int], npt.NDArray[np.float
     return epochs, table
 
 
-def scale_tracks(epochs: Iterable[tuple[int, Mapping[str, float]]]) -> tuple[ScaleTrack, ...]:
+def scale_tracks(
+    epochs: Iterable[tuple[int, Mapping[str, float]]], auxiliary: str = ""
+) -> tuple[ScaleTrack, ...]:
     """Tracks of every linear from (epoch, scales) pairs, in the order auxiliary, block, linear.
 
-    Keys are ``lambda/<auxiliary>/<block>.<linear>``; others are left out.
+    Keys are ``lambda/<block>.<linear>``, of the one `auxiliary`, or
+    ``lambda/<auxiliary>/<block>.<linear>``; others are left out.
     """
     found: dict[tuple[str, int, str], list[tuple[int, float]]] = {}
     for epoch, scales in epochs:
         for name, value in scales.items():
             match = _SCALE.match(name)
             if match:
-                key = (match["auxiliary"] or "", int(match["block"]), match["linear"])
+                key = (match["auxiliary"] or auxiliary, int(match["block"]), match["linear"])
                 found.setdefault(key, []).append((epoch, float(value)))
     ordered = sorted(found, key=lambda key: (key[0], key[1], LINEARS.index(key[2])))
     return tuple(

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 # Differences closer than this (relative to the values) are rounding, not training.
 _ROUNDING = 1e-9
@@ -154,6 +153,8 @@ def _interval(
     mean, std = float(np.mean(differences)), float(np.std(differences, ddof=1))
     if std <= _ROUNDING * max(abs(value) for value in differences):
         return None, None
+    from scipy import stats  # it takes a second to import, and few verbs come here
+
     half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * std / math.sqrt(n)
     return mean - half, mean + half
 
@@ -162,4 +163,6 @@ def _sign_test(above: int, below: int) -> float | None:
     """Exact two-sided p of the sign test."""
     if above + below == 0:
         return None
+    from scipy import stats
+
     return float(stats.binomtest(above, above + below, 0.5).pvalue)

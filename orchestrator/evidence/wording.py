@@ -100,6 +100,14 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def size(size_bytes: float) -> str:
+    """Bytes as people say them, in powers of ten: ``812 B``, ``4.8 MB``, ``1.2 GB``."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.3g} {unit}"
+    return f"{size_bytes:.0f} B"
+
+
 def count(number: int, noun: str) -> str:
     """``1 seed``, ``3 seeds``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -6,7 +6,7 @@ measured for every export, on the very bytes that are written, and an export tha
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import resources
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from m2pt.data.samples import Dataset, Samples
+from m2pt.data.samples import Batch, Dataset, Readable
 from m2pt.models.build import build_model
 from m2pt.pathway.reparam import fuse_pathway, has_pathway
 from m2pt.training.evaluate import logits
@@ -213,7 +213,7 @@ def write(export: Export, put: Callable[[str, bytes], object]) -> None:
 class _First:
     """The first samples of a split, as samples."""
 
-    def __init__(self, samples: Samples, count: int) -> None:
+    def __init__(self, samples: Readable, count: int) -> None:
         self._samples = samples
         self._count = min(count, len(samples))
 
@@ -224,8 +224,8 @@ class _First:
     def __len__(self) -> int:
         return self._count
 
-    def batch(self, indices: Any, *, epoch: int | None = None, seed: int = 0) -> Any:
-        return self._samples.batch(indices, epoch=epoch, seed=seed)
+    def stream(self, pieces: Sequence[Tensor], **view: Any) -> Generator[Batch, None, None]:
+        return self._samples.stream(pieces, **view)
 
 
 def _restored(trained: Trained, dataset: Dataset, identity: Identity, device: str) -> nn.Module:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from ray.actor import ActorHandle
 
+from m2pt.data.schema import DataAway
 from orchestrator.config.experiment import Resources
 from orchestrator.errors import ClusterError, StorageError
 from orchestrator.ray_backend.leases import answer
@@ -68,7 +69,7 @@ def _another_try(error: Exception) -> bool:
     import torch
 
     accelerator = isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
-    return accelerator or isinstance(error, StorageError)
+    return accelerator or isinstance(error, StorageError | DataAway)
 
 
 def _one_line(error: BaseException) -> str:
@@ -144,6 +145,7 @@ class Gangs:
                 "mailbox": self.mailbox,
                 "gang": number,
                 "threads": _threads(wanted),
+                "loader_workers": wanted.loader_workers,
             },
             scaling_config=ScalingConfig(
                 num_workers=wanted.workers,

@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.config.experiment import Search
 from orchestrator.ray_backend.trial import relay
-from orchestrator.study.agenda import Done, Wait
+from orchestrator.study.agenda import Capped, Done, Wait
 from orchestrator.study.trial import TrialPlan
 from orchestrator.tracking.journal import Journal
 
@@ -29,7 +29,7 @@ TRIAL_RESTARTS = 3  # of the Tune function, whose process may be killed; the gan
 class NextTrial(Protocol):
     """Where the next trial comes from (`study.agenda`)."""
 
-    def next(self, record: Any, running: frozenset[str]) -> TrialPlan | Wait | Done:
+    def next(self, record: Any, running: frozenset[str]) -> TrialPlan | Wait | Done | Capped:
         """What to train next, given the record and the trials that are under way."""
         ...
 
@@ -66,7 +66,7 @@ class TrialSource(Searcher):  # type: ignore[misc]  # ray ships no types
         turn = study.agenda.next(study.journal.record, frozenset(self._running.values()))
         if isinstance(turn, Wait):
             return None
-        if isinstance(turn, Done):
+        if isinstance(turn, Done | Capped):
             return str(Searcher.FINISHED)
         self._running[trial_id] = turn.trial
         assignment = study.assign(turn)

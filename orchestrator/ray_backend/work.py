@@ -64,7 +64,9 @@ def pretrain(gang: Gang, turn: Json, call: Json) -> Json:
     source = experiment.target if name == "target" else experiment.auxiliaries[name]
     assert source is not None
     assert source.pretrain is not None  # the driver asks for nothing else
-    encoder = MaskedAutoencoding(source.pretrain, experiment.model)
+    encoder = MaskedAutoencoding(
+        source.pretrain, experiment.model, loader_workers=gang.world.loader_workers
+    )
     metrics: dict[str, float] = {}
     for number, report in enumerate(encoder.epochs()):
         metrics = {"pretrain/loss": report.loss}
@@ -88,7 +90,7 @@ def settle(gang: Gang, turn: Json, call: Json) -> Json:
     assignment = turn["assignment"]
     _, state = final_state(_checkpoints(assignment))
     trained = inputs_from(Store.open(assignment["storage"]), assignment["inputs"], state)
-    config, world = trained.config, World(device=gang.world.device)
+    config, world = trained.config, gang.alone().world
     training = _training(trained, world)
     training.restore(state)
     test = evaluate(

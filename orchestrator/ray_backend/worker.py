@@ -49,6 +49,7 @@ class Gang:
             context.get_world_rank(),
             context.get_world_size(),
             str(ray.train.torch.get_device()),
+            config["loader_workers"],
         )
         control: Any = dist.new_group(backend="gloo", timeout=IDLE)
         gang = Gang(config["mailbox"], config["gang"], world, control)
@@ -72,7 +73,7 @@ class Gang:
 
     def alone(self) -> "Gang":
         """This worker as if it were the only one: for work that one rank does for all."""
-        return replace(self, world=World(0, 1, self.world.device))
+        return replace(self, world=replace(self.world, rank=0, size=1))
 
     def clean(self) -> None:
         """Leave nothing of one trial to the next."""

@@ -24,7 +24,7 @@ TRIES = 50
 
 _LISTED_AT_MOST = 5_000
 
-__all__ = ["Agenda", "Digests", "Done", "Next", "TrialPlan", "Wait"]
+__all__ = ["Agenda", "Capped", "Digests", "Done", "Next", "TrialPlan", "Wait"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,14 @@ class Done:
     why: str
 
 
-Next: TypeAlias = TrialPlan | Wait | Done
+@dataclass(frozen=True)
+class Capped:
+    """More is left to run, but `budget.trials` trials have been started."""
+
+    why: str
+
+
+Next: TypeAlias = TrialPlan | Wait | Done | Capped
 
 
 class Agenda:
@@ -83,6 +90,9 @@ class Agenda:
         if plan is None and not self.single:
             plan = self._confirmation(record)
         if plan is not None:
+            cap = self._experiment.budget.trials
+            if cap is not None and len(trials) >= cap:
+                return Capped(f"budget.trials: {cap} trials have been started")
             return plan
         if unfinished:
             return Wait("the last trials are running")
@@ -127,7 +137,9 @@ class Agenda:
             return self._file_as_it_is if self._file_as_it_is.trial not in trials else None
         missing = [plan for plan in self._baselines if plan.trial not in trials]
         had = len(self._baselines) - len(missing)
-        if missing and had <= _count(trials, "search"):
+        cap = self._experiment.budget.trials
+        last_places = cap is not None and cap - len(trials) <= len(missing)
+        if missing and (had <= _count(trials, "search") or last_places):
             return missing[0]
         return self._searched(trials) or (missing[0] if missing else None)
 

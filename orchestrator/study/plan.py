@@ -1,6 +1,6 @@
 """What a study will do, before anything is started. Pure: writes nothing, reads nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -81,6 +81,7 @@ class Plan:
         trials, epochs: at most, over all stages; stopped trials and repeats make them fewer.
         rungs: epochs after which ASHA stops search trials; baseline, confirm and control trials
             always train all epochs.
+        budget: each cap, or None.
         arms: the first trials in order; those of a sampler that learns are only as certain as
             that nothing has been observed yet.
         warnings: what a person should know before starting.
@@ -101,6 +102,7 @@ class Plan:
     gangs: GangLine
     auxiliaries: tuple[AuxiliaryLine, ...]
     arms: tuple[ArmLine, ...]
+    budget: Mapping[str, float | None]
     warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -115,7 +117,7 @@ def make_plan(experiment: Experiment, digests: Digests | DigestsOf | None = None
         experiment: a checked experiment.
         digests: what trial ids are made of; without them ids are placeholders.
     """
-    agenda = Agenda(experiment, digests or _placeholders(experiment))
+    agenda = Agenda(experiment, digests or placeholders(experiment))
     space = Space(experiment.search.space)
     size = space.size() if space.order else None
     stages = _stages(experiment, agenda, size)
@@ -147,7 +149,8 @@ def make_plan(experiment: Experiment, digests: Digests | DigestsOf | None = None
             for name in possible_auxiliaries(experiment)
         ),
         arms=tuple(_arm_line(plan) for plan in preview(agenda, _PREVIEWED)),
-        warnings=_warnings(experiment, agenda, size),
+        budget=experiment.budget.model_dump(),
+        warnings=(*_warnings(experiment, agenda, size), *_capped(experiment, stages)),
     )
 
 
@@ -200,7 +203,8 @@ class _Imagined:
     trials: dict[str, _Started] = field(default_factory=dict)
 
 
-def _placeholders(experiment: Experiment) -> Digests:
+def placeholders(experiment: Experiment) -> Digests:
+    """Stand in for digests where nothing is read: ids made of them are not those of the study."""
     return Digests("data", None, {name: name for name in experiment.auxiliaries})
 
 
@@ -274,6 +278,23 @@ def _warnings(experiment: Experiment, agenda: Agenda, size: int | None) -> tuple
     if not _borrows(experiment):
         found.append("no trial borrows weights: pathway.auxiliary is null and is not searched")
     return tuple(found)
+
+
+def _capped(experiment: Experiment, stages: tuple[StageLine, ...]) -> Iterator[str]:
+    """What the cap on trials leaves out."""
+    cap, most = experiment.budget.trials, sum(line.trials for line in stages)
+    if cap is None or cap >= most:
+        return
+    baselines = sum(line.trials for line in stages if line.stage == "baseline")
+    kept = (
+        f"of these {baselines} are baselines"
+        if cap >= baselines
+        else f"that is fewer than the {baselines} baselines, and nothing is searched"
+    )
+    yield (
+        f"budget.trials: {cap} of at most {most} trials are started ({kept}); then the study "
+        "stops, and a larger cap goes on"
+    )
 
 
 def _path_line(path: str, distribution: Distribution) -> PathLine:

@@ -17,7 +17,7 @@ class EpochRecord(NamedTuple):
     """Counted from 1."""
     metrics: dict[str, float]
     scales: dict[str, float]
-    """Mean effective λ by "lambda/<auxiliary>/<block>.<linear>"."""
+    """Mean effective λ, named as in `m2pt.training.metrics.mean_scales`."""
     seconds: dict[str, float]
     time: float
     """When it was reported, in unix seconds."""

@@ -200,13 +200,14 @@ def _experiment_id(client: Any, tracking_uri: str, experiment: str) -> str:
 
 def _artifact_location(tracking_uri: str, experiment: str) -> str | None:
     """Beside an SQLite file; a server knows its own place."""
-    database = _database(tracking_uri)
+    database = database_of(tracking_uri)
     if database is None:
         return None
     return (database.parent / "mlflow-artifacts" / experiment).as_uri()
 
 
-def _database(tracking_uri: str) -> Path | None:
+def database_of(tracking_uri: str) -> Path | None:
+    """The SQLite file of a tracking URI; None for a server's address."""
     if not tracking_uri.startswith(_SQLITE):
         return None
     return Path(tracking_uri.removeprefix(_SQLITE)).absolute()
@@ -215,7 +216,7 @@ def _database(tracking_uri: str) -> Path | None:
 @contextmanager
 def _sole_opener(tracking_uri: str) -> Iterator[None]:
     """Two processes that make the tables of one SQLite file at once trip over each other."""
-    database = _database(tracking_uri)
+    database = database_of(tracking_uri)
     if database is None:
         yield
         return

@@ -32,6 +32,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self._port}"
+        self.database = folder / "mlflow.db"
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -39,7 +40,7 @@ class Server:
         """Start it, and wait until it answers."""
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
         command += ["--port", str(self._port), "--workers", "1"]
-        command += ["--backend-store-uri", f"sqlite:///{self._folder / 'mlflow.db'}"]
+        command += ["--backend-store-uri", f"sqlite:///{self.database}"]
         command += ["--artifacts-destination", str(self._folder / "files")]
         log = (self._folder / "server.txt").open("ab")
         with log:
@@ -126,7 +127,7 @@ class Study:
         self.say("started", trial=trial, gang="gang-0", attempt=attempt)
 
     def epoch(self, trial: str, epoch: int, scales: int = 8) -> None:
-        names = [f"lambda/random~audio/{block}.qkv" for block in range(scales)]
+        names = [f"lambda/{block}.qkv" for block in range(scales)]
         self.say(
             "epoch",
             trial=trial,

@@ -220,11 +220,11 @@ def scales_of(planned: Planned, epoch: int, draw: random.Random) -> dict[str, fl
     if planned.auxiliary == "none":
         return {}
     return {
-        f"lambda/{planned.auxiliary}/blocks.{block}.{linear}": planned.init
+        f"lambda/{block}.{linear}": planned.init
         + (block - 1.2) * 0.006 * epoch * (1 + 0.3 * number)
         + draw.gauss(0, 0.001)
         for block in range(4)
-        for number, linear in enumerate(("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"))
+        for number, linear in enumerate(("qkv", "proj", "fc1", "fc2"))
     }
 
 

@@ -12,12 +12,16 @@ import pytest
 
 from orchestrator import errors
 from orchestrator.cli import VERBS, _parser
+from orchestrator.commands.plan import _sizes, _study
+from orchestrator.conduct.rehearse import estimate
 from orchestrator.config.io import load_experiment, parse_experiment
 from orchestrator.config.reference import EXAMPLE
 from orchestrator.evidence.tables import _headings
 from orchestrator.evidence.wording import Measure
 from orchestrator.storage import layout
 from orchestrator.storage.layout import ManifestKey
+from orchestrator.study.plan import make_plan
+from tests.unit.foreign_commands import TOOLS, check_benchmark, check_foreign
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -35,7 +39,11 @@ RUN_ELSEWHERE = {
     "resume": "tests/ray/test_search.py",
     "report": "tests/ray/test_search.py",
     "export": "tests/ray/test_search.py",
+    "submit": "tests/ray/test_jobs.py",
+    "logs": "tests/ray/test_jobs.py",
+    "doctor": "tests/ray/test_jobs.py",
     "ui": "tests/contract/test_ui.py",
+    "data": "tests/unit/test_importing.py",
 }
 
 
@@ -69,6 +77,7 @@ def check_keys(text: str) -> None:
         layout.journal(name),
         layout.leases(name),
         layout.checkpoint(name, ManifestKey("<id>", 1, 1)),
+        layout.logs(name),
         layout.controls(name),
         layout.report(name, "report.html"),
         layout.export(name, "<trial>", "model.safetensors"),
@@ -93,6 +102,21 @@ def check_outcome(text: str) -> None:
         assert said in text
 
 
+def check_plan(text: str) -> None:
+    """What `plan` prints first: the lines of today's program, figures that were measured aside."""
+    experiment = load_experiment("quickstart")
+    known = [*_study(make_plan(experiment)), *_sizes(estimate(experiment, measured=False))]
+    said = [(line[:10].strip(), line[10:].rstrip()) for line in text.splitlines()]
+    for shown, today in zip(said, known, strict=False):
+        memory = any(word in today[1] for word in ("activations", "each worker"))
+        figures = re.compile(r"[\d.]+ [kM]B" if memory else "^$")
+        assert [figures.sub("", part) for part in shown] == [
+            figures.sub("", part).replace("estimated", "measured") for part in today
+        ]
+    names = [name for name, _ in said[len(known) :]]
+    assert names == ["time", "", "", "", "", "foreseen", ""]
+
+
 def check_drawing(text: str) -> None:
     """A drawing names rooms that exist."""
     rooms = ("config", "study", "conduct", "tracking", "evidence", "ray_backend")
@@ -111,6 +135,7 @@ def check_overrides(text: str) -> None:
 TEXTS: dict[tuple[str, str], Callable[[str], None]] = {
     ("README.md", "m2pt-studies/"): check_keys,
     ("README.md", "study quickstart"): check_outcome,
+    ("README.md", "study     quickstart"): check_plan,
     ("docs/architecture.md", " experiment.yaml"): check_drawing,
     ("docs/experiments.md", "--set "): check_overrides,
     ("docs/operations.md", "studies/<name>"): check_keys,
@@ -174,10 +199,18 @@ def test_commands_are_accepted(command: str) -> None:
         return
     if words[:3] == ["python", "-m", "orchestrator.config.reference"]:
         return  # tests/unit/test_experiment.py compares what it prints with the page
+    if words[:3] == ["ray", "job", "submit"]:  # tests/ray/test_jobs.py runs one
+        words = words[words.index("python") + 2 :]
+    if words[0] in TOOLS:
+        check_foreign(words)
+        return
+    if words[0] == "python" and words[1].startswith("benchmarks/"):
+        check_benchmark(words)
+        return
     assert words[0] == "orchestrator", f"a command that nobody tests: {command}"
     parsed: argparse.Namespace = _parser(words[1:]).parse_args(words[1:])
     assert parsed.verb in VERBS
-    if parsed.verb in ("plan", "search", "train"):
+    if parsed.verb in ("plan", "search", "submit", "train"):
         load_experiment(ROOT / parsed.file, parsed.overrides)
     if parsed.verb != "plan":
         assert parsed.verb in RUN_ELSEWHERE
@@ -198,7 +231,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_plan_prints_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
     from orchestrator.cli import main
 
-    assert main(["plan", str(ROOT / "search_spaces/quickstart.yaml")]) == 0
+    assert main(["plan", str(ROOT / "search_spaces/quickstart.yaml"), "--no-measure"]) == 0
     shown = capsys.readouterr().out
-    assert "24" in shown
-    assert "control" in shown
+    for said in ("24", "control", "202,058 parameters", "(estimated)"):
+        assert said in shown
+    assert "foreseen" not in shown

@@ -297,6 +297,14 @@ def test_scales_are_read_by_block_and_linear() -> None:
     assert summarise_scales([]) is None
 
 
+def test_scales_without_a_name_are_those_of_the_one_auxiliary() -> None:
+    (track,) = scale_tracks([(1, {"lambda/3.fc1": 0.5}), (2, {"lambda/3.fc1": 0.25})], "audio")
+    assert (track.auxiliary, track.block, track.linear) == ("audio", 3, "fc1")
+    summary = summarise_scales([track])
+    assert summary is not None
+    assert summary.where == "3.fc1"
+
+
 def test_curves_of_different_length_are_averaged_where_they_are() -> None:
     curve = findings(finished_study(), experiment()).curves()[0]
     short = replace(curve, epochs=curve.epochs[:2], values=(0.0, 0.0))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from m2pt.pathway.config import LINEARS, Envelope, Scale
-from m2pt.pathway.scale import add_scaled, envelope_at, scale_group, value_learns_at
+from m2pt.pathway.coverage import scale_group
+from m2pt.pathway.scale import add_scaled, envelope_at, value_learns_at
 
 times = st.floats(0.0, 1.0)
 untils = st.floats(0.01, 1.0)
@@ -97,3 +98,16 @@ def test_zero_leaves_every_bit_also_of_negative_zeros_and_subnormals() -> None:
         for zero in (0.0, -0.0):
             found = add_scaled(weight, sign * torch.ones(2, 3), torch.tensor([zero]))
             assert torch.equal(found.view(torch.int32), weight.view(torch.int32))
+
+
+@pytest.mark.parametrize("values", [[0.3], [0.0], [-0.2, 0.1, 1.0], [0.5, 0.0, -0.0]])
+def test_looking_at_the_scale_changes_no_bit(
+    values: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, auxiliary = torch.randn(2, 6, 5, generator=generator).unbind()
+    weight[:, 0] = -0.0
+    looked = add_scaled(weight, auxiliary, torch.tensor(values))
+    monkeypatch.setattr("m2pt.pathway.scale._seen_nonzero", lambda scale: False)
+    unseen = add_scaled(weight, auxiliary, torch.tensor(values))
+    assert torch.equal(looked.view(torch.int32), unseen.view(torch.int32))

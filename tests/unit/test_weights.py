@@ -1,5 +1,6 @@
 """Block weights: files and layouts that are understood, and what is refused."""
 
+import hashlib
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from m2pt.data.config import DataInfo
 from m2pt.models.build import build_model
 from m2pt.models.config import ModelConfig, Tokenizer
-from m2pt.weights.blocks import LINEARS, WeightsError, block_key, block_weights
+from m2pt.weights.blocks import LINEARS, WeightsError, block_key, block_weights, check_fit
 from m2pt.weights.layouts import canonical
 from m2pt.weights.load import blocks_from_bytes, blocks_to_bytes, load_blocks, save_blocks
 
@@ -163,11 +164,33 @@ def test_missing_and_damaged_files(model: torch.nn.Module, tmp_path: Path) -> No
     with pytest.raises(WeightsError, match="is a folder"):
         load_blocks(tmp_path)
     (tmp_path / "text").write_text("<html>404</html>")
+    with pytest.raises(WeightsError, match=r"text: is a web page \(16 bytes\)"):
+        load_blocks(tmp_path / "text")
+    (tmp_path / "text").write_text("some words")
     with pytest.raises(WeightsError, match="text: neither whole safetensors nor a torch file"):
         load_blocks(tmp_path / "text")
     (tmp_path / "empty").touch()
-    with pytest.raises(WeightsError, match="empty: neither whole safetensors"):
+    with pytest.raises(WeightsError, match="empty: is empty"):
         load_blocks(tmp_path / "empty")
+
+
+def test_a_digest_is_checked_before_the_file_is_read(
+    model: torch.nn.Module, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.safetensors"
+    save_blocks(model, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert same(load_blocks(path, sha256=digest), block_weights(model))
+    with pytest.raises(WeightsError, match=f"its sha256 is {digest}, not {'0' * 64}; fetch it"):
+        load_blocks(path, sha256="0" * 64)
+
+
+def test_a_model_of_another_shape_does_not_fit(model: torch.nn.Module) -> None:
+    blocks = block_weights(model)
+    check_fit(blocks, ModelConfig(width=16, depth=2, heads=4), "here")
+    told = "here: 2 blocks of width 16 with 64 hidden .* model has 3 blocks of width 32 with 64 "
+    with pytest.raises(WeightsError, match=told):
+        check_fit(blocks, ModelConfig(width=32, depth=3, mlp_ratio=2.0), "here")
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "torch", "legacy torch"])

@@ -1,0 +1,116 @@
+"""Before anything starts: is everything there that a study needs? What costs least comes first.
+
+Each check raises one error that names key, value, rule and remedy; none leaves a trace.
+"""
+
+from collections.abc import Iterator
+
+from m2pt.data.check import check_samples
+from m2pt.data.config import DataConfig, DataInfo
+from m2pt.data.describe import describe
+from m2pt.data.schema import DataAway
+from m2pt.models.config import Tokenizer
+from m2pt.models.tokens import token_grid
+from orchestrator.conduct.places import tracking_uri
+from orchestrator.conduct.supply import key_of, read_weights, sources
+from orchestrator.config.document import shown
+from orchestrator.config.experiment import Experiment
+from orchestrator.config.io import apply
+from orchestrator.errors import RequestError, StorageError
+from orchestrator.storage.uri import Store
+from search_spaces.space import Choice, Distribution, Grid, RandInt, Value
+
+_DECIDES_TOKENS = ("data", "model")
+_MOST_TRIED = 64
+
+
+def check_inputs(experiment: Experiment) -> None:
+    """Data and weights: they are there, sound, and fit the model.
+
+    Raises `RequestError`, and `StorageError` where the server that has the data is away.
+    """
+    info = _described(experiment.data, "data")
+    _check_tokens(experiment.model.tokenizer, info, "model")
+    for one, why in _variants(experiment):
+        if one.data != experiment.data:
+            _described(one.data, f"{why}data")
+        _check_tokens(one.model.tokenizer, describe(one.data), f"{why}model")
+    for name, source in sources(experiment).items():
+        if source.pretrain is not None:
+            where = f"{key_of(name)}.pretrain"
+            info = _described(source.pretrain.data, f"{where}.data")
+            _check_tokens(source.pretrain.tokenizer, info, where)
+        elif source.weights is not None:
+            read_weights(experiment, name, source)
+
+
+def check_storage(store: Store) -> None:
+    """The storage holds what is put there. Raises `StorageError`."""
+    from orchestrator.storage.probe import check_writable
+
+    check_writable(store)
+
+
+def check(experiment: Experiment, address: str | None, *, begun: bool) -> None:
+    """Everything but the storage. Raises `RequestError`, `TrackingError`, `ClusterError`.
+
+    A study that has `begun` goes on without MLflow, as it does when MLflow goes away.
+    """
+    check_inputs(experiment)
+    tracking = tracking_uri(experiment)
+    if not begun:
+        from orchestrator.tracking.probe import check as check_tracking
+
+        check_tracking(tracking)
+    _check_cluster(experiment, address)
+
+
+def _check_cluster(experiment: Experiment, address: str | None) -> None:
+    """One gang fits: on this machine, should Ray be started here, or in the cluster to join."""
+    from orchestrator.ray_backend.address import destination
+    from orchestrator.ray_backend.capacity import on_this_machine
+
+    where = destination(address).address
+    if where is None:
+        on_this_machine(experiment.resources).gangs(experiment.resources)
+        return
+    from orchestrator.ray_backend.session import connect
+
+    with connect(where) as cluster:
+        cluster.capacity.gangs(experiment.resources)
+
+
+def _described(data: DataConfig, where: str) -> DataInfo:
+    try:
+        info = describe(data)
+        check_samples(data)
+    except DataAway as error:
+        raise StorageError(f"{where}: {error}") from error
+    except (ValueError, OSError) as error:
+        raise RequestError(f"{where}: {error}") from error
+    return info
+
+
+def _check_tokens(tokenizer: Tokenizer, info: DataInfo, where: str) -> None:
+    try:
+        token_grid(tokenizer, info)
+    except ValueError as error:
+        raise RequestError(f"{where}.{error}") from error
+
+
+def _variants(experiment: Experiment) -> Iterator[tuple[Experiment, str]]:
+    """The experiment with each searched value that decides data or tokens, one at a time."""
+    for path, distribution in experiment.search.space.items():
+        if path.partition(".")[0] in _DECIDES_TOKENS:
+            for value in _values(distribution):
+                where = f"search.space.{path}: value {shown(value)} cannot be used: "
+                yield apply(experiment, {path: value}), where
+
+
+def _values(distribution: Distribution) -> list[Value]:
+    if isinstance(distribution, Choice | Grid):
+        return distribution.values
+    if isinstance(distribution, RandInt):
+        low, high = distribution.randint
+        return list(range(low, min(high, low + _MOST_TRIED) + 1))
+    return []

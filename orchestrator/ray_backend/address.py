@@ -1,0 +1,65 @@
+"""Which Ray a study runs on, and whether anything listens there. Imports no Ray."""
+
+import socket
+from dataclasses import dataclass
+
+from orchestrator import environment
+from orchestrator.errors import ClusterError
+
+REACH_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A cluster to join, or None to start one on this machine; `told` is that in words."""
+
+    address: str | None
+    told: str
+
+
+def destination(given: str | None) -> Destination:
+    """Where to run: `--address` before RAY_ADDRESS (which Ray sets for a job's driver).
+
+    Raises `ClusterError` for an address that a study's driver cannot join.
+    """
+    return chosen(given, environment.ray_address())
+
+
+def chosen(given: str | None, named: str | None) -> Destination:
+    """As `destination`, with what RAY_ADDRESS says as `named`."""
+    address = given or named
+    if address is None or address == "local":
+        return Destination(None, "starting Ray on this machine")
+    source = "--address" if given else "RAY_ADDRESS"
+    if address.startswith(("http://", "https://")):
+        raise ClusterError(
+            f"{source} {address} is where jobs are handed in: `orchestrator submit FILE --address "
+            f"{address}` runs the study there. To join from a machine of the cluster, give "
+            "HOST:6379 or auto; to start Ray on this machine, --address local"
+        )
+    if "://" in address:
+        raise ClusterError(
+            f"{source} {address}: a study's driver runs on a machine of the cluster; hand the "
+            "study in with `orchestrator submit FILE --address http://HEAD:8265`"
+        )
+    return Destination(address, f"joining Ray at {address} ({source})")
+
+
+def check_reachable(address: str) -> None:
+    """Raise `ClusterError` when nothing listens at HOST:PORT.
+
+    Ray itself would try for minutes, and then end the process.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        if address == "auto":
+            return  # Ray looks for a cluster of this machine, and says at once when there is none
+        raise ClusterError(f"--address {address!r}: write HOST:PORT (Ray's port is 6379), or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(
+            f"no Ray cluster answers at {address}: {error}. See that its head runs (`ray start "
+            "--head`), that the port is that of Ray (6379) and that no firewall is between; or "
+            "leave --address out for a cluster of this machine"
+        ) from None
