@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import torch
 
@@ -9,6 +10,10 @@ from orchestrator import environment
 from tests.swift import Swift, running, use
 
 environment.prepare_ray(local=True)
+
+# How long an example takes says nothing on a machine that does other things as well.
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -35,7 +35,7 @@ from tests.numerics.pathway_setup import (
 
 inits = st.floats(-1.0, 1.0)
 zeros = st.sampled_from([0.0, -0.0])
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=25, deadline=None)
 
 
 def bits(tensor: Tensor) -> Tensor:

@@ -124,6 +124,7 @@ def test_autocast_leaves_weights_and_gradients_in_float32(pathway: Pathway) -> N
         assert (found[name] - wanted[name]).norm() <= 0.2 * wanted[name].norm() + 1e-3, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_it_compiles_whole_and_progress_needs_no_second_graph(backend: str) -> None:
     from torch._dynamo.utils import counters

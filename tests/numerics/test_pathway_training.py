@@ -24,7 +24,7 @@ from m2pt.pathway.reparam import (
 from tests.numerics.pathway_setup import auxiliaries_for, cases, images, randomise, tiny
 
 inits = st.floats(-1.0, 1.0)
-few = settings(max_examples=30, deadline=None)
+few = settings(max_examples=20, deadline=None)
 LABELS = torch.tensor([1, 3])
 
 

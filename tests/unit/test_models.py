@@ -86,6 +86,7 @@ def test_models_in_double_precision(modality: Modality) -> None:
     assert built(modality).double()(samples(modality).double()).dtype == torch.float64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["video", "point"])
 def test_the_whole_graph_compiles(modality: Modality) -> None:
     model = built(modality).eval()
