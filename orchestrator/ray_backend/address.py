@@ -7,6 +7,8 @@ from orchestrator import environment
 from orchestrator.errors import ClusterError
 
 REACH_SECONDS = 5.0
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""How HTTP/2 begins, and so gRPC: the other side answers with its settings at once."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,31 @@ def check_reachable(address: str) -> None:
             return  # Ray looks for a cluster of this machine, and says at once when there is none
         raise ClusterError(f"--address {address!r}: write HOST:PORT (Ray's port is 6379), or auto")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS) as there:
+            ray = _may_be_ray(there)
     except (OSError, OverflowError) as error:
         raise ClusterError(
             f"no Ray cluster answers at {address}: {error}. See that its head runs (`ray start "
             "--head`), that the port is that of Ray (6379) and that no firewall is between; or "
             "leave --address out for a cluster of this machine"
         ) from None
+    if not ray:
+        raise ClusterError(
+            f"what answers at {address} is not Ray: give the port that its head prints for `ray "
+            "start --address` (6379), not that of its dashboard (8265) or of another server"
+        )
+
+
+def _may_be_ray(there: socket.socket) -> bool:
+    """Whether the other side may speak gRPC: it answers neither in text nor not at all.
+
+    Ray would ask what does not understand it for minutes. A server with TLS hangs up.
+    """
+    there.sendall(_GREETING)
+    try:
+        answer = there.recv(1)
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+    return not (answer.isascii() and answer.decode().isprintable() and answer)

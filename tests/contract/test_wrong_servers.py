@@ -178,6 +178,13 @@ def test_what_answers_is_no_mlflow(desk: Desk, page: str) -> None:
     refused_by_mlflow(desk, page, f"what answers at {page} is no MLflow server .*check host and")
 
 
+def test_what_answers_is_no_ray(desk: Desk, page: str) -> None:
+    address = page.removeprefix("http://")
+    told = f"what answers at {address} is not Ray: give the port"
+    arguments = ("search", "exp.yaml", "--address", address)
+    desk.refuses(Wrong(told, told, arguments=arguments, code=CLUSTER, seconds=PATIENT_SECONDS))
+
+
 def test_a_server_that_never_answers(desk: Desk) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
