@@ -9,14 +9,13 @@ search file says), kept in memory and streamed by two threads, over the samples 
 search file's model takes in training on this machine, one thread computing. For images: one pass
 over JPEG files of the training rows, decoded and normalised, streamed from a Parquet file of the
 same bytes, over torchvision's ImageFolder and a DataLoader with two workers. Measures take turns;
-a ratio is the median over the rounds. Last: how much memory a streamed pass takes when the table
-grows and the window does not.
+a ratio is the median over the rounds. Last: how much memory reading takes when the table grows and
+the window does not.
 """
 
 import argparse
 import io
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]  # it ships no types
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -76,11 +76,12 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak memory, in MiB, of a pass over a table, above what it takes to open it."""
+    """By how many MiB a process grows that reads a table once, in its own process each."""
 
     table_mib: float
     window_mib: float
-    peak_mib: float
+    streamed_mib: float
+    in_memory_mib: float
 
 
 class Fixed:
@@ -141,12 +142,17 @@ def pictures(source: DataConfig, folder: Path, rounds: int) -> Pictures:
 
 
 def memory(folder: Path) -> Iterator[Memory]:
-    """Passes over small and large tables with one window, each in a process of its own."""
+    """Read small and large tables, streamed with one window and kept in memory."""
     for windows in (4, 16, 64):
         rows = windows * MEMORY_WINDOW
         table = _noise(folder / f"{rows}.parquet", rows)
-        more = _peak_mib(table) - _peak_mib(table, batches=0)
-        yield Memory(rows * PICTURE_BYTES / 2**20, MEMORY_WINDOW * PICTURE_BYTES / 2**20, more)
+        mib = PICTURE_BYTES / 2**20
+        yield Memory(
+            table_mib=rows * mib,
+            window_mib=MEMORY_WINDOW * mib,
+            streamed_mib=_growth_mib(table, MEMORY_WINDOW),
+            in_memory_mib=_growth_mib(table, None),
+        )
 
 
 def _in_turns(measures: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -268,23 +274,25 @@ def _write(path: Path, columns: Mapping[str, Any], declared: Mapping[str, Any]) 
     pq.write_table(table, path, row_group_size=ROWS_IN_GROUP)
 
 
-def _peak_mib(table: Path, *, batches: int | None = None) -> float:
-    """Of a process of its own that passes over a table, or over its first batches."""
-    command = [sys.executable, __file__, "--pass-over", str(table)]
-    if batches is not None:
-        command += ["--batches", str(batches)]
+def _growth_mib(table: Path, window: int | None) -> float:
+    """Of a process of its own that reads a table once."""
+    command = [sys.executable, __file__, "--read-once", str(table)]
+    if window is not None:
+        command += ["--window", str(window)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
-def _pass_over(table: str, batches: int | None) -> None:
-    """What the process of `_peak_mib` does; prints its peak memory in MiB."""
+def _read_once(table: str, window: int | None) -> None:
+    """What the process of `_growth_mib` does: it prints the largest of what it saw."""
     torch.set_num_threads(1)
-    data = load(DataConfig(table, window=MEMORY_WINDOW, validation=0.001))
-    pieces = global_batches(data.train.order(0), BATCH)[:batches]
-    for _ in data.train.stream(pieces, epoch=0, workers=WORKERS):
-        pass
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    process = psutil.Process()
+    before = process.memory_info().rss
+    largest = before
+    train = load(DataConfig(table, window=window, validation=0.001)).train
+    for _ in train.stream(global_batches(train.order(0), BATCH), epoch=0, workers=WORKERS):
+        largest = max(largest, process.memory_info().rss)
+    print((largest - before) / 2**20)
 
 
 def _show(figures: Sequence[Loading | Pictures | Memory]) -> None:
@@ -302,8 +310,9 @@ def _show(figures: Sequence[Loading | Pictures | Memory]) -> None:
             )
         else:
             print(
-                f"memory a table of {figure.table_mib:4.0f} MiB in windows of "
-                f"{figure.window_mib:.0f} MiB takes {figure.peak_mib:.0f} MiB"
+                f"memory reading a table of {figure.table_mib:3.0f} MiB takes "
+                f"{figure.streamed_mib:3.0f} MiB streamed in windows of {figure.window_mib:.0f} "
+                f"MiB, {figure.in_memory_mib:3.0f} MiB kept in memory"
             )
     print(f"aimed at: {TARGET} times each")
 
@@ -317,11 +326,11 @@ def main() -> None:
     parser.add_argument("--skip-pictures", action="store_true")
     parser.add_argument("--skip-memory", action="store_true")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--pass-over", help=argparse.SUPPRESS)
-    parser.add_argument("--batches", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--read-once", help=argparse.SUPPRESS)
+    parser.add_argument("--window", type=int, help=argparse.SUPPRESS)
     parsed = parser.parse_args()
-    if parsed.pass_over:
-        _pass_over(parsed.pass_over, parsed.batches)
+    if parsed.read_once:
+        _read_once(parsed.read_once, parsed.window)
         return
     torch.set_num_threads(1)
     figures: list[Loading | Pictures | Memory] = []

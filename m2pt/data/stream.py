@@ -127,8 +127,9 @@ class StreamedSamples:
     def _changes_in_threads(self) -> bool:
         """timm's transforms draw from the generators of the process, so they stay in one thread."""
         kind = self._augmentation
-        pictures = kind is not None and kind.modality in ("image", "video")
-        return not (kind is not None and pictures and kind.config.augment == "standard")
+        if kind is None or kind.config.augment != "standard":
+            return True
+        return kind.modality not in ("image", "video")
 
 
 class _Reader:

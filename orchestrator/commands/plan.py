@@ -148,7 +148,7 @@ def _times(found: "Estimate") -> Iterator[tuple[str, str]]:
             yield (
                 "",
                 f"{what}: step {_step(epoch.step)}, epoch {duration(epoch.seconds)} "
-                f"({epoch.steps} steps, then {duration(epoch.evaluation)} of evaluation)",
+                f"({epoch.steps} steps, then {_step(epoch.evaluation)} of evaluation)",
             )
     if seen.pretraining:
         each = ", ".join(f"{name} {duration(took)}" for name, took in seen.pretraining.items())

@@ -125,7 +125,7 @@ def end_all(process: subprocess.Popen[bytes]) -> None:
         for one in family:
             with suppress(psutil.NoSuchProcess):
                 one.terminate()
-        for one in psutil.wait_procs(family, timeout=10)[1]:
+        for one in psutil.wait_procs(family, timeout=3)[1]:
             one.kill()
     process.wait(timeout=30)
 
