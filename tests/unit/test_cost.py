@@ -168,7 +168,7 @@ def test_halving_is_foreseen_as_it_plays_out(count: int, factor: int, rungs: int
     """Ray's rule (AsyncHyperBandScheduler), on figures in random order."""
     rng = random.Random(0)
     reached = np.zeros(rungs + 1)
-    rounds = 300
+    rounds = 120
     for _ in range(rounds):
         left = [rng.random() for _ in range(count)]
         reached[0] += count
@@ -181,9 +181,7 @@ def test_halving_is_foreseen_as_it_plays_out(count: int, factor: int, rungs: int
                 seen.append(figure)
             left = going
             reached[rung + 1] += len(left)
-    assert going_on(count, rungs, factor) == pytest.approx(
-        tuple(reached / rounds / count), rel=0.05
-    )
+    assert going_on(count, rungs, factor) == pytest.approx(tuple(reached / rounds / count), rel=0.1)
 
 
 def rehearsal(**changes: object) -> Rehearsal:
