@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
 
+from m2pt.training.memory import keep_freed_memory, return_freed_memory
 from m2pt.training.report import EpochReport
 from m2pt.training.state import State, from_bytes, to_bytes
 from m2pt.training.world import World
@@ -44,6 +45,7 @@ class Gang:
         import ray.train.torch
 
         torch.set_num_threads(config["threads"])
+        keep_freed_memory()
         context = ray.train.get_context()
         world = World(
             context.get_world_rank(),
@@ -78,6 +80,7 @@ class Gang:
     def clean(self) -> None:
         """Leave nothing of one trial to the next."""
         gc.collect()
+        return_freed_memory()
         if self.world.device.startswith("cuda"):
             torch.cuda.empty_cache()
 

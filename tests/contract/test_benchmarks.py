@@ -39,10 +39,10 @@ def test_every_contestant_takes_its_steps(setting: Setting) -> None:
 
 def test_settings_without_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    names = [one.name for one in step_overhead.settings([], 30, 2)]
+    names = [one.name for one in step_overhead.settings([], 30, 3, 2)]
     assert names == ["one process", "two workers"]
     with pytest.raises(SystemExit, match="compiled, cuda: torch finds no CUDA device"):
-        step_overhead.settings(["one", "cuda", "compiled"], 30, 2)
+        step_overhead.settings(["one", "cuda", "compiled"], 30, 3, 2)
 
 
 @pytest.mark.slow
