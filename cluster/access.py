@@ -11,7 +11,6 @@ PREFIX_ACTIONS = {
     "s3:PutObject",
     "s3:DeleteObject",
     "s3:AbortMultipartUpload",
-    "s3:ListMultipartUploadParts",
 }
 """What a study does in its bucket."""
 HEAD_ACTIONS = {

@@ -1,23 +1,36 @@
 """Everything this project reads from or writes to the process environment: the one place."""
 
+import base64
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
-_CREDENTIALS = (
+AWS_KEYS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
+    "AWS_SECURITY_TOKEN",
     "AWS_SESSION_TOKEN",
+)
+"""What a process shows to S3 where no file or role says it."""
+_CREDENTIALS = (
+    *AWS_KEYS,
     "AWS_PROFILE",
     "AWS_SHARED_CREDENTIALS_FILE",
     "AWS_CONFIG_FILE",
 )
 _SECRETS = ("SECRET", "TOKEN", "PASSWORD")
+_IN_URIS = re.compile(r"(?<=://)[^/\s@'\"]*@")
+_IN_QUERIES = re.compile(
+    r"([?&](?:password|token|secret|sig|x-amz-(?:signature|credential|security-token))=)[^&\s'\"]+",
+    re.IGNORECASE,
+)
 _CHECKSUMS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
 
 
@@ -67,11 +80,26 @@ def s3_checksums(setting: str) -> Iterator[None]:
 
 
 def redacted(text: str) -> str:
-    """`text` without any secret of this process's environment, however it got in there."""
+    """`text` without any secret of this process's environment, however it got in there.
+
+    Also without the user and the password, or the signature, of any URI in it.
+    """
+    for secret in _known_secrets():
+        text = text.replace(secret, "***")
+    return _IN_QUERIES.sub(r"\1***", _IN_URIS.sub("***@", text))
+
+
+def _known_secrets() -> Iterator[str]:
+    """Each as it is, as URIs write it, and as HTTP sends it."""
     for name, value in os.environ.items():
         if len(value) >= 8 and any(word in name.upper() for word in _SECRETS):
-            text = text.replace(value, "***")
-    return text
+            yield value
+            if (quoted := quote(value, safe="")) != value:
+                yield quoted
+    password = os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    if password:
+        pair = f"{os.environ.get('MLFLOW_TRACKING_USERNAME', '')}:{password}"
+        yield base64.b64encode(pair.encode()).decode()
 
 
 def state_folder() -> Path:
@@ -102,8 +130,8 @@ def prepare_mlflow(*, timeout_seconds: int = 10) -> None:
 def prepare_ray(*, local: bool) -> None:
     """Settings that Ray reads from the environment, before it is imported.
 
-    A cluster that this process starts asks for a token, as Ray's own local clusters do; one that
-    it joins brings its own. Tune's loggers and its state snapshots are off: the journal is the
+    A cluster that this process starts listens on loopback and asks for a token; one that it joins
+    brings its own. Tune's loggers and its state snapshots are off: the journal is the
     record, and tells in a line what Tune prints a page about. Ray reports no use, and does not
     change the working folder of trials.
     """
@@ -116,9 +144,13 @@ def prepare_ray(*, local: bool) -> None:
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would end the trials, not the study
-    if local and "RAY_AUTH_TOKEN" not in os.environ:
+    if local:
+        # Ray listens on every network of a machine, unless it takes the machine for one of those on
+        # which it makes no clusters: there on loopback alone
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        if not os.environ.get("RAY_AUTH_TOKEN", "").strip():
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     if not local:
         if ray_token() is not None:
             # Ray itself would not show the token to a cluster that is joined by its address
@@ -201,6 +233,7 @@ def mlflow_server() -> dict[str, str]:
     quiet = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "PYTHONWARNINGS": "ignore",  # of its libraries about each other
     }
     return {**os.environ, **quiet}

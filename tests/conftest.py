@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from orchestrator import environment
+from tests.proxy import ProxiedS3, proxied
 from tests.swift import Swift, running, use
 
 environment.prepare_ray(local=True)
@@ -34,3 +35,11 @@ def s3(swift: Swift, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URI of a prefix in a fresh bucket; this process's AWS variables lead there."""
     use(swift, monkeypatch)
     return f"s3://{swift.bucket()}/pre fix"
+
+
+@pytest.fixture
+def proxied_s3(swift: Swift, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProxiedS3]:
+    """As `s3`, but this process's AWS variables lead to a proxy that can spoil things."""
+    with proxied(swift.endpoint) as proxy:
+        use(swift, monkeypatch, AWS_ENDPOINT_URL=proxy.endpoint)
+        yield ProxiedS3(f"s3://{swift.bucket()}/pre fix", proxy)

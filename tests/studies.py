@@ -48,8 +48,8 @@ search:
 """
 
 
-def experiment(text: str, storage: Path, *overrides: str) -> Experiment:
-    """An experiment from text, on a folder."""
+def experiment(text: str, storage: Path | str, *overrides: str) -> Experiment:
+    """An experiment from text, on a folder or a bucket."""
     return parse_experiment(text, "test.yaml", [f"storage={storage}", *overrides])
 
 

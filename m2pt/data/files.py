@@ -9,9 +9,11 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -20,11 +22,14 @@ from pyarrow import fs
 from m2pt.data.schema import DataAway, DataError
 
 ABOUT = "dataset.json"
+LARGEST_ABOUT_BYTES = 64 * 1024 * 1024
 _BEGUN = "import.json"
 _PART = ("part-", ".parquet")
 _ATTEMPTS = 5
 _FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 10.0
 _CHUNK_BYTES = 8 * 1024 * 1024
+_patience = [0.0]  # seconds; the newest one counts, in all of this process's reading threads
 
 _PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EAGAIN})
 # S3 faults that asking again does not mend, each with what does.
@@ -112,14 +117,16 @@ def sha256_of(file: DataFile) -> str:
 def asked(uri: str, action: Callable[[], T], *, attempts: int = _ATTEMPTS) -> T:
     """What `action` gives; it is asked again, after growing pauses, while a fault may pass.
 
-    pyarrow itself asks three times within about six seconds; five attempts last a minute.
+    pyarrow itself asks three times within about six seconds; five attempts last a minute, and
+    `waiting_for` makes it longer.
 
     Raises:
         DataAway: the fault did not pass.
         DataError: asking again would not help.
         OSError: something else is wrong, such as a missing or a damaged file.
     """
-    for attempt in range(attempts):
+    began = time.monotonic()
+    for attempt in count():
         try:
             return action()
         except PermissionError as error:
@@ -129,13 +136,23 @@ def asked(uri: str, action: Callable[[], T], *, attempts: int = _ATTEMPTS) -> T:
                 raise DataError(f"{uri}: {why} ({_plain(error)})") from error
             if "AWS Error" not in str(error) and error.errno not in _PASSING:
                 raise
-            if attempt == attempts - 1:
+            if attempt >= attempts - 1 and time.monotonic() - began >= _patience[-1]:
                 raise DataAway(
                     f"{uri}: cannot be reached ({_plain(error)}); check AWS_ENDPOINT_URL, and that "
                     "this machine gets through to it"
                 ) from error
-            time.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
-    raise AssertionError("attempts: at least 1")
+            time.sleep(min(_FIRST_PAUSE_SECONDS * 2**attempt, _LONGEST_PAUSE_SECONDS))
+    raise AssertionError("it counts for ever")
+
+
+@contextmanager
+def waiting_for(seconds: float) -> Iterator[None]:
+    """Meanwhile, in this process, a server that is away is waited for so long before DataAway."""
+    _patience.append(seconds)
+    try:
+        yield
+    finally:
+        _patience.pop()
 
 
 def _opened(uri: str) -> tuple[Any, str]:
@@ -182,6 +199,11 @@ def _folder(source: str, system: Any, path: str) -> Place:
 
 
 def _text(file: DataFile) -> str:
+    if file.size_bytes > LARGEST_ABOUT_BYTES:
+        raise DataError(
+            f"{file.uri}: has {file.size_bytes:,} bytes, and may have {LARGEST_ABOUT_BYTES:,}; "
+            "write the data set again, with larger parts"
+        )
     with open_file(file) as stream:
         content: bytes = stream.read()
     try:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from m2pt.data import columns, manifest
@@ -31,6 +32,8 @@ T = TypeVar("T")
 _SMALL = ("id", "split", "label", "label_name")
 _ROWS_AT_ONCE = 65536
 _FILES_AT_ONCE = 8
+LARGEST_GROUP_BYTES = 2**31 - 1
+"""Of a row group in memory: what pyarrow holds in one array of bytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +93,20 @@ class Table:
         """One column of one row group. Raises DataError, DataAway."""
         part = self.part_of(int(self.starts[group]))
         number = group - int(self.group_of(np.array(part.first)))
+        coded = _has_dictionary(part.metadata, number, name)
 
         def read() -> pa.Array:
             with open_file(part.file) as source:
-                stored = pq.ParquetFile(source, metadata=part.metadata, pre_buffer=True)
+                stored = pq.ParquetFile(
+                    source,
+                    metadata=part.metadata,
+                    pre_buffer=True,
+                    read_dictionary=[name] if coded else None,
+                )
                 table = stored.read_row_group(number, columns=[name], use_threads=False)
             return _one_array(table.column(0))
 
-        return _undamaged(part.file.uri, read)
+        return _written_out(part.file.uri, number, _undamaged(part.file.uri, read))
 
 
 def read_table(source: str) -> Table:
@@ -155,11 +164,14 @@ def _metadata(file: DataFile) -> pq.FileMetaData:
             return pq.read_metadata(source)
 
     try:
-        return asked(file.uri, read)
+        metadata = asked(file.uri, read)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(
             f"{file.uri}: not a readable Parquet file ({error}); write it again"
         ) from error
+    for group in range(metadata.num_row_groups):
+        _check_group_bytes(file.uri, group, metadata.row_group(group).total_byte_size)
+    return metadata
 
 
 def _one_schema(place: Place, opened: list[pq.FileMetaData]) -> Schema:
@@ -267,6 +279,32 @@ def _undamaged(path: str, read: Callable[[], T]) -> T:
         raise
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: damaged ({error}); fetch or write the file again") from error
+
+
+def _check_group_bytes(uri: str, group: int, size: int) -> None:
+    """Row groups are read as a whole: one that would fill the memory is not begun."""
+    if size > LARGEST_GROUP_BYTES:
+        raise DataError(
+            f"{uri}: row group {group} has {size:,} bytes once it is unpacked, and may have "
+            f"{LARGEST_GROUP_BYTES:,}; write it with smaller row groups"
+        )
+
+
+def _has_dictionary(metadata: pq.FileMetaData, group: int, name: str) -> bool:
+    """Whether values of a column are stored once and named by number: unpacked size is no bound."""
+    stored = metadata.row_group(group)
+    columns_of = map(stored.column, range(stored.num_columns))
+    column = next(one for one in columns_of if one.path_in_schema == name)
+    return bool(column.has_dictionary_page and column.physical_type == "BYTE_ARRAY")
+
+
+def _written_out(uri: str, group: int, column: pa.Array) -> pa.Array:
+    """Every value of a column that may hold each different one once."""
+    if not isinstance(column, pa.DictionaryArray):
+        return column
+    lengths = pc.binary_length(column.dictionary).take(column.indices)
+    _check_group_bytes(uri, group, pc.sum(lengths.cast(pa.int64())).as_py() or 0)
+    return column.dictionary_decode()
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:

@@ -23,6 +23,8 @@ _AXES: dict[Modality, tuple[str, ...]] = {
     "point": ("NX",),
 }
 _BYTES: dict[DType, int] = {"uint8": 1, "int16": 2, "float16": 2, "float32": 4}
+LARGEST_SAMPLE_BYTES = 2**30
+HIGHEST_RATE = 1_000_000
 _EXAMPLE = (
     '{"modality": "image", "dtype": "uint8", "shape": [64, 64, 3], "layout": "HWC RGB", '
     '"classes": ["cat", "dog"]}'
@@ -127,7 +129,7 @@ def parse(declared: Mapping[str, Any], file: str) -> Schema:
     modality = _modality(declared["modality"], file)
     if declared["dtype"] not in _DTYPES[modality]:
         raise _bad(file, "dtype", f"one of {', '.join(_DTYPES[modality])} for {modality}", declared)
-    return Schema(
+    found = Schema(
         modality=modality,
         dtype=declared["dtype"],
         shape=_shape(modality, declared, file),
@@ -135,6 +137,10 @@ def parse(declared: Mapping[str, Any], file: str) -> Schema:
         sample_rate=_sample_rate(modality, declared, file),
         encoding=_encoding(modality, declared, file),
     )
+    if found.sample_bytes > LARGEST_SAMPLE_BYTES:
+        rule = f"of one sample, of at most {LARGEST_SAMPLE_BYTES:,} bytes"
+        raise _bad(file, "shape", rule, declared)
+    return found
 
 
 def _modality(value: object, file: str) -> Modality:
@@ -169,8 +175,9 @@ def _classes(declared: Mapping[str, Any], file: str) -> tuple[str, ...]:
 
 def _sample_rate(modality: Modality, declared: Mapping[str, Any], file: str) -> int:
     rate = declared.get("sample_rate", 0)
-    if modality == "audio" and not (isinstance(rate, int) and rate >= 1000):
-        raise _bad(file, "sample_rate", "samples per second, 1000 or more, for audio", declared)
+    if modality == "audio" and not (isinstance(rate, int) and 1000 <= rate <= HIGHEST_RATE):
+        rule = f"samples per second, 1000 to {HIGHEST_RATE}, for audio"
+        raise _bad(file, "sample_rate", rule, declared)
     return rate if modality == "audio" else 0
 
 

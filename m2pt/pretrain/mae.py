@@ -34,6 +34,7 @@ from m2pt.pretrain.targets import (
     patch_targets,
     visible_and_masked,
 )
+from m2pt.training.progress import beat
 from m2pt.weights.blocks import block_weights
 
 
@@ -105,6 +106,7 @@ class MaskedAutoencoding:
         read = self._data.train.stream(pieces, epoch=epoch, seed=seed, workers=self._loader_workers)
         with closing(read):
             for samples, _ in read:
+                beat()
                 total += len(samples) * self._update(samples, generator)
         mean = float(total) / count
         if not math.isfinite(mean):

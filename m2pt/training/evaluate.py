@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from m2pt.data.samples import Readable
 from m2pt.training.batches import global_batches, share
 from m2pt.training.numerics import arithmetic, contained, dtype_of
+from m2pt.training.progress import beat
 from m2pt.training.recipe import Numerics
 from m2pt.training.world import World, sum_over
 
@@ -67,6 +68,7 @@ def _outputs(
         pieces = global_batches(indices, batch_size)
         with closing(samples.stream(pieces, workers=world.loader_workers)) as read:
             for inputs, labels in read:
+                beat()
                 inputs = inputs.to(world.device, dtype, non_blocking=True)
                 with torch.no_grad(), arithmetic(numerics, world.device):
                     output = model(inputs)

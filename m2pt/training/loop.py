@@ -34,6 +34,7 @@ from m2pt.training.numerics import (
     seed_everything,
 )
 from m2pt.training.optim import build_optimizer, rate_factor, set_rates
+from m2pt.training.progress import beat
 from m2pt.training.recipe import TrainingConfig
 from m2pt.training.report import EpochReport as EpochReport
 from m2pt.training.state import State
@@ -200,6 +201,7 @@ class Training:
         return torch.stack(losses).double().sum()
 
     def _prepare_step(self, step: int) -> None:
+        beat()
         progress = self._set_progress(step)
         pathway = self.config.pathway
         learns = pathway is None or value_learns_at(pathway.scale, progress)

@@ -8,7 +8,8 @@ from orchestrator.commands.options import Located, add_study, study_of
 from orchestrator.commands.report import write
 from orchestrator.errors import RequestError
 from orchestrator.storage.checkpoints import TrialCheckpoints
-from orchestrator.study.selection import best_arm
+from orchestrator.study.settlement import to_export
+from orchestrator.study.view import ENDED_WELL
 from orchestrator.tracking.record import StudyRecord, TrialRecord, fold
 from orchestrator.tracking.segments import JournalReader
 
@@ -46,17 +47,13 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _trial(record: StudyRecord, found: Located, asked: str | None) -> TrialRecord:
-    done = {t.trial: t for t in record.trials.values() if t.status in ("finished", "stopped")}
+    done = {t.trial: t for t in record.trials.values() if t.status in ENDED_WELL}
     if asked is not None:
         if asked not in done:
             known = ", ".join(done) or "none has ended yet"
             raise RequestError(f"--trial {asked}: no such trial has ended; there are: {known}")
         return done[asked]
-    exported = [t for t in done.values() if t.exported is not None]
-    if exported:
-        return exported[-1]
-    best = best_arm(record, found.experiment())
-    trials = [t for t in (best.trials.values() if best else ()) if t in done] or list(done)
-    if not trials:
+    chosen = to_export(record, found.experiment())
+    if chosen is None:
         raise RequestError(f"no trial of {found.name!r} has ended yet: nothing to export")
-    return done[trials[0]]
+    return done[chosen]

@@ -15,6 +15,7 @@ from orchestrator.conduct.progress import View
 from orchestrator.conduct.study import Conclusion, conduct
 from orchestrator.conduct.timing import Timing
 from orchestrator.config.experiment import Experiment
+from orchestrator.errors import Stopped
 from orchestrator.evidence.findings import Findings, findings
 from orchestrator.evidence.tables import leaderboard_table, rows
 from orchestrator.evidence.wording import count, duration
@@ -31,9 +32,18 @@ def run_study(experiment: Experiment, address: str | None, *, as_json: bool) -> 
     console = Console(file=sys.stderr, highlight=False)
     total = make_plan(experiment).trials
     with View(console, experiment.search.metric, total) as view:
-        conclusion = conduct(experiment, address, view)
+        conclusion = conduct(experiment, address, view, lambda why: _farewell(why, view, as_json))
     show(conclusion, as_json=as_json)
     return 0
+
+
+def _farewell(why: str, view: View, as_json: bool) -> None:
+    """Say why the process ends on the spot, as the command line says why it ends otherwise."""
+    if as_json:  # stdout itself: Ray's remarks are sent elsewhere meanwhile
+        said = json.dumps({"error": why, "exit_code": Stopped.exit_code})
+        print(said, file=sys.__stdout__, flush=True)
+    print(f"orchestrator: {why}", file=sys.stderr, flush=True)
+    view.__exit__(None, None, None)  # gives a terminal its cursor back
 
 
 def show(conclusion: Conclusion, *, as_json: bool) -> None:

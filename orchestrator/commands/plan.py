@@ -128,8 +128,8 @@ def _sizes(found: "Estimate") -> Iterator[tuple[str, str]]:
     yield "", f"auxiliaries: {size(moved.auxiliaries)} to each node; export: {size(moved.export)}"
     yield (
         "",
-        f"checkpoints: a trial's {size(moved.checkpoint)}; the newest kept, {size(moved.kept)} in "
-        f"all; {_span(moved.written, size)} written",
+        f"checkpoints: a trial's {size(moved.checkpoint)}; {size(moved.kept)} kept in all; "
+        f"{_span(moved.written, size)} written",
     )
 
 

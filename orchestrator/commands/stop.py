@@ -24,14 +24,15 @@ def run(parsed: argparse.Namespace) -> int:
     found = study_of(parsed)
     found.experiment()  # says so when there is no such study
     owner = read_owner(found.store, found.name)
-    if owner is None or owner.released:
+    if owner is None or owner.gone:
         _say(parsed, f"study {found.name!r} is not running: nothing to stop", running=False)
         return 0
-    request_stop(found.store, found.name, f"pid {os.getpid()} with `orchestrator stop`")
+    by = f"pid {os.getpid()} with `orchestrator stop`"
+    request_stop(found.store, found.name, by, epoch=owner.epoch)
     deadline = time.monotonic() + WAIT_SECONDS
     while not parsed.no_wait:
         now = read_owner(found.store, found.name)
-        if now is None or now.released:
+        if now is None or now.gone:
             _say(parsed, f"study {found.name!r} has stopped", running=False)
             return 0
         if time.monotonic() > deadline:

@@ -1,13 +1,15 @@
 """What the driver hands to a gang for one trial: a JSON value that names everything by content."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.io import as_dict
+from orchestrator.config.upkeep import Failures
 from orchestrator.storage.checkpoints import Accepted
 from orchestrator.study.identity import Digests
 from orchestrator.study.plan import rungs
+from orchestrator.study.retention import retention_of
 from orchestrator.study.trial import TrialPlan
 
 Json = dict[str, Any]
@@ -31,6 +33,7 @@ class Assigner:
             "kind": "train",
             "rungs": list(rungs(search.scheduler, epochs)) if searched else [],
             "every_epochs": experiment.checkpoints.every_epochs,
+            "retention": asdict(retention_of(experiment)),
         }
 
     def settle(self, plan: TrialPlan, *, export: bool) -> Json:
@@ -42,6 +45,7 @@ class Assigner:
             "storage": self.storage,
             "study": self.study,
             "trial": plan.trial,
+            **patience(plan.experiment.failures),
             "fence": self.accepted.epoch,
             "accepted": sorted(m for m in self.accepted.manifests if f"/{plan.trial}/" in m),
             "planned": planned_event(plan),
@@ -63,6 +67,16 @@ class Assigner:
             assert source.like is not None  # the schema asks for it beside control
             name = source.like
         return {"sha256": self.digests.auxiliaries[name], "controls": controls}
+
+
+def patience(failures: Failures) -> Json:
+    """What a gang has to know of failures: how often to try again, and how long to wait."""
+    hang = failures.hang_minutes
+    return {
+        "retries": failures.retries.model_dump(),
+        "hang_seconds": None if hang is None else 60.0 * hang,
+        "storage_seconds": 60.0 * failures.storage_minutes,
+    }
 
 
 def planned_event(plan: TrialPlan) -> Json:

@@ -1,14 +1,21 @@
 """A study's name belongs to one experiment: another one under the same name is refused."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from orchestrator.config.document import shown
 from orchestrator.config.experiment import Experiment
-from orchestrator.config.io import as_dict, parse_experiment
+from orchestrator.config.io import as_dict, as_text, parse_experiment
 from orchestrator.errors import RequestError
 from orchestrator.storage import layout
-from orchestrator.storage.uri import Missing, Store
+from orchestrator.storage.formats import check_format
+from orchestrator.storage.uri import Damaged, Missing, Store
+from orchestrator.study.failures import KINDS
+
+FORMAT = 1
+"""Of the experiment under a study's prefix."""
+_LARGEST_BYTES = 2 * 2**20
 
 PLACEMENT = {
     "storage",
@@ -18,6 +25,12 @@ PLACEMENT = {
     "resources.gpus_per_worker",
     "resources.concurrent_trials",
     "checkpoints.every_epochs",
+    "checkpoints.keep_last",
+    "checkpoints.keep_best",
+    "checkpoints.keep_trials",
+    *(f"failures.retries.{kind}" for kind in KINDS),
+    "failures.hang_minutes",
+    "failures.storage_minutes",
     "budget.wall_clock_hours",
     "budget.trials",
     "budget.training_hours",
@@ -28,15 +41,32 @@ PLACEMENT = {
 def stored_experiment(store: Store, study: str, overrides: Iterable[str] = ()) -> Experiment:
     """The experiment of a study in the store, with `--set` overrides put over it.
 
-    Raises `RequestError` where there is none, or an override breaks a rule.
+    Raises `RequestError` where there is none, or an override breaks a rule, and `StorageError`
+    where it is damaged or of a newer format.
     """
     try:
-        text = store.get(layout.experiment(study))
+        content = store.get_within(layout.experiment(study), _LARGEST_BYTES)
     except Missing:
-        known = sorted({entry.key.split("/")[1] for entry in store.list(layout.STUDIES)})
+        names = {layout.study_of(entry.key) for entry in store.list(layout.STUDIES)}
+        known = sorted(name for name in names if name is not None)
         there = f"; there are: {', '.join(known)}" if known else "; there is none"
         raise RequestError(f"no study {study!r} lies under {store.uri}{there}") from None
-    return parse_experiment(text.decode(), f"{store.uri}/{layout.experiment(study)}", overrides)
+    shown = f"{store.uri}/{layout.experiment(study)}"
+    if head := re.match(rb"# m2pt experiment, format (\d{1,9})\n", content):
+        check_format(int(head[1]), FORMAT, shown)
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise Damaged(f"{shown} is damaged: not UTF-8 at byte {error.start}") from error
+    return parse_experiment(text, shown, overrides)
+
+
+def snapshot(experiment: Experiment) -> bytes:
+    """What the prefix keeps of an experiment: a whole experiment file, after its format's number.
+
+    `stored_experiment` reads it, and also a file without the number.
+    """
+    return f"# m2pt experiment, format {FORMAT}\n{as_text(experiment)}".encode()
 
 
 def resumed_experiment(store: Store, study: str, overrides: Iterable[str]) -> Experiment:

@@ -3,7 +3,7 @@
 Each check raises one error that names key, value, rule and remedy; none leaves a trace.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from m2pt.data.check import check_samples
 from m2pt.data.config import DataConfig, DataInfo
@@ -24,8 +24,8 @@ _DECIDES_TOKENS = ("data", "model")
 _MOST_TRIED = 64
 
 
-def check_inputs(experiment: Experiment) -> None:
-    """Data and weights: they are there, sound, and fit the model.
+def check_inputs(experiment: Experiment, stored: Container[str] = ()) -> None:
+    """Data and weights: they are there, sound, and fit the model; those in `stored` did once.
 
     Raises `RequestError`, and `StorageError` where the server that has the data is away.
     """
@@ -40,7 +40,7 @@ def check_inputs(experiment: Experiment) -> None:
             where = f"{key_of(name)}.pretrain"
             info = _described(source.pretrain.data, f"{where}.data")
             _check_tokens(source.pretrain.tokenizer, info, where)
-        elif source.weights is not None:
+        elif source.weights is not None and name not in stored:
             read_weights(experiment, name, source)
 
 
@@ -51,12 +51,15 @@ def check_storage(store: Store) -> None:
     check_writable(store)
 
 
-def check(experiment: Experiment, address: str | None, *, begun: bool) -> None:
+def check(
+    experiment: Experiment, address: str | None, *, begun: bool, stored: Container[str] = ()
+) -> None:
     """Everything but the storage. Raises `RequestError`, `TrackingError`, `ClusterError`.
 
-    A study that has `begun` goes on without MLflow, as it does when MLflow goes away.
+    A study that has `begun` goes on without MLflow, as it does when MLflow goes away, and without
+    the files of the weights in `stored`, which it has in the store.
     """
-    check_inputs(experiment)
+    check_inputs(experiment, stored)
     tracking = tracking_uri(experiment)
     if not begun:
         from orchestrator.tracking.probe import check as check_tracking

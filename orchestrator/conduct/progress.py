@@ -113,6 +113,11 @@ class View:
             self._trial_over(event)
         elif kind in ("gang_opened", "gang_lost", "trial_restarted"):
             self._machinery(event)
+        elif kind == "attempt_failed" and event["again"]:
+            what = f"{event['failure'].replace('_', ' ')}: {event['error']}"
+            self.say(f"  {LOST} {self._shown(event)}: {escape(what)}; it is tried again")
+        elif kind == "checkpoint_damaged":
+            self.say(f"  {LOST} {self._shown(event)}: {escape(event['why'])}")
 
     def _epoch(self, row: str, label: str, event: Event) -> None:
         self._last[row] = event
@@ -159,8 +164,10 @@ class View:
         elif kind == "gang_lost":
             self.say(f"  {LOST} {event['gang']} was lost: {escape(event['why'])}; it comes back")
         else:
-            label = escape(self._label(event["trial"]))
-            self.say(f"  {LOST} {label}: {escape(event['why'])}; it goes on")
+            self.say(f"  {LOST} {self._shown(event)}: {escape(event['why'])}; it goes on")
+
+    def _shown(self, event: Event) -> str:
+        return escape(self._label(event["trial"]))
 
     def _end(self, row: str) -> None:
         if row in self._rows:

@@ -5,23 +5,24 @@ the same call starts a study, resumes it after any kind of death, and does nothi
 """
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from shutil import rmtree
 from typing import Any, NoReturn
 
 from rich.markup import escape
 
-from orchestrator import environment
+from orchestrator import clock, environment
 from orchestrator.conduct import preflight
 from orchestrator.conduct.assign import Assigner
 from orchestrator.conduct.brake import Brake
+from orchestrator.conduct.keeping import let_go, surplus
 from orchestrator.conduct.log import StudyLog, teed
-from orchestrator.conduct.ownership import check_owner
+from orchestrator.conduct.ownership import check_owner, snapshot
 from orchestrator.conduct.places import named_study, tracking_uri
 from orchestrator.conduct.progress import View
-from orchestrator.conduct.supply import Supply, data_digest
+from orchestrator.conduct.supply import Supply, data_digest, imported
 from orchestrator.conduct.timing import Timing, timing
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.io import as_dict, as_text, experiment_sha256
@@ -30,7 +31,9 @@ from orchestrator.evidence.findings import findings
 from orchestrator.evidence.report import render
 from orchestrator.evidence.wording import count as counted
 from orchestrator.storage import layout
+from orchestrator.storage.collector import wait_until_free
 from orchestrator.storage.lease import Lease
+from orchestrator.storage.patient import PatientStore
 from orchestrator.storage.uri import Store
 from orchestrator.study.agenda import Agenda, Capped
 from orchestrator.study.budget import Meter, Reached, reached, spent_in
@@ -42,6 +45,8 @@ from orchestrator.tracking.record import StudyRecord, fold
 
 Json = dict[str, Any]
 PUBLISH_SECONDS = 60.0
+LAST_SECONDS = 2.0  # for what a second signal leaves time for
+GO_ON = "the same command, or `resume`, goes on from here"
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,15 @@ class Conclusion:
     already_done: bool
 
 
-def conduct(experiment: Experiment, address: str | None, view: View) -> Conclusion:
+def conduct(
+    experiment: Experiment,
+    address: str | None,
+    view: View,
+    farewell: Callable[[str], object] = str,
+) -> Conclusion:
     """Run, or go on with, the study of `experiment`; return at once when it is finished.
+
+    `farewell` hears why when a second signal ends the process: then this never returns.
 
     Raises `Stopped` when it was asked to stop and `BudgetSpent` when a cap is reached (it can be
     resumed), `NoTrialSucceeded`, and the errors of what it stands on: `RequestError`,
@@ -71,14 +83,22 @@ def conduct(experiment: Experiment, address: str | None, view: View) -> Conclusi
     cap = reached(spent_in(events), experiment.budget)
     if record.status == "stopped" and cap is not None:
         raise _spent(experiment, cap)
-    if not (done and any(event["kind"] == "published" for event in events)):
+    published = any(event["kind"] == "published" for event in events)
+    if not (done and published) or surplus(store, experiment, record):
         if not done:
-            preflight.check(experiment, address, begun=bool(events))
+            preflight.check(
+                experiment,
+                address,
+                begun=bool(events),
+                stored=imported(store, experiment, record),
+            )
         with ExitStack() as stack:
             run = _Run.enter(stack, store, experiment, view)
+            run.brake.at_once(lambda: farewell(f"{run.brake.why}; {GO_ON}"))
             if not done:
                 run.go(address)
             run.publish()
+            run.let_go()
             record, events = run.record, run.journal.events
     return Conclusion(experiment, record, events, timing(events), already_done=done)
 
@@ -100,12 +120,13 @@ class _Run:
         """Own the study: lease, journal, tracker, brake; each is left in the reverse order."""
         name, text = experiment.name, as_text(experiment)
         lease = stack.enter_context(Lease.acquire(store, name))
+        wait_until_free(store, view.phase)
         log = stack.enter_context(StudyLog(store, name, lease.epoch))
         stack.enter_context(teed(log))
         stack.enter_context(view.copied_to(log.write))
         spool = environment.state_folder() / "spool"
         journal = stack.enter_context(Journal.open(store, name, lease, spool=spool))
-        tracker = Tracker(tracking_uri(experiment), name, name)
+        tracker = Tracker(tracking_uri(experiment), name, name, lease)
         stack.callback(tracker.close)
         journal.subscribe(tracker.observe, replay=True)
         with view.recalling():
@@ -113,9 +134,15 @@ class _Run:
         meter = Meter()
         journal.subscribe(meter.observe, replay=True)
         brake = stack.enter_context(Brake(store, name, lease, tell=view.phase))
-        brake.limit(lambda: reached(meter.spent(time.time()), experiment.budget))
+        brake.limit(lambda: reached(meter.spent(clock.now()), experiment.budget))
+        brake.at_once(
+            lambda: journal.append({"kind": "study_stopped", "why": brake.why}),
+            lambda: journal.close(LAST_SECONDS),
+            lambda: tracker.close(LAST_SECONDS),
+            lease.release,
+        )
         plan = json.dumps(make_plan(experiment).as_dict(), indent=1)
-        store.put(layout.experiment(name), text.encode())
+        store.put(layout.experiment(name), snapshot(experiment))
         store.put(layout.plan(name), plan.encode())
         tracker.add_artifact("experiment.yaml", text)
         tracker.add_artifact("plan.json", plan)
@@ -125,6 +152,11 @@ class _Run:
     def record(self) -> StudyRecord:
         """Everything that happened, folded."""
         return self.journal.record
+
+    @property
+    def patient(self) -> Store:
+        """The store for what may wait: it has been reached before, so it will be back."""
+        return PatientStore(self.store, 60.0 * self.experiment.failures.storage_minutes)
 
     def go(self, address: str | None) -> None:
         """From connecting to Ray to the report."""
@@ -163,18 +195,20 @@ class _Run:
         self.journal.append({"kind": "study_stopped", "why": self.brake.why, **figures})
         if cap is not None:
             raise _spent(self.experiment, cap)
-        raise Stopped(f"{self.brake.why}; the same command, or `resume`, goes on from here")
+        raise Stopped(f"{self.brake.why}; {GO_ON}")
 
     def _on(self, cluster: Any) -> None:
         """Everything that needs gangs."""
         from orchestrator.ray_backend import tune
         from orchestrator.ray_backend.gang import Gangs
         from orchestrator.ray_backend.leases import following, lease_all, open_mailbox
+        from orchestrator.ray_backend.trial import keep_keys_from_trials
 
         experiment, name = self.experiment, self.experiment.name
+        self.brake.at_once(lambda: rmtree(cluster.folder, ignore_errors=True))
         count = cluster.capacity.gangs(experiment.resources)
         mailbox = open_mailbox(cluster.node_id)
-        opened = time.time()
+        opened = clock.now()
         gangs = Gangs(mailbox, count, experiment.resources, name, cluster.folder)
         workers = counted(experiment.resources.workers, "worker")
         self.view.phase(f"opening {counted(count, 'gang')} of {workers}")
@@ -187,7 +221,8 @@ class _Run:
 
         with following(mailbox, lambda event: self._on_gang_event(event, opened)) as check, gangs:
             self.brake.watch(check)
-            digests = Supply(self.store, experiment, lease, self._emit).digests()
+            known = imported(self.patient, experiment, self.record)
+            digests = Supply(self.patient, experiment, lease, self._emit, known).digests()
             agenda = Agenda(experiment, lambda own: replace(digests, data=data_digest(own)))
             assigner = Assigner(name, self.store.uri, self.journal.accepted, digests)
             self.view.trials()
@@ -200,6 +235,7 @@ class _Run:
                 assign=assigner.train,
                 draining=self.brake,
             )
+            keep_keys_from_trials()
             tune.run(study, count + 1, cluster.node_id, cluster.folder)
             self._see_whether_trials_were_held_back(agenda)
             if not self.brake():
@@ -212,10 +248,11 @@ class _Run:
             self.brake.spend(Reached("trials", len(self.record.trials), cap))
 
     def _on_gang_event(self, event: Json, opened: float) -> None:
-        if event["kind"] in ("gang_opened", "gang_lost"):
-            seconds = {"seconds": event["time"] - opened} if event["kind"] == "gang_opened" else {}
+        kind, trials = event["kind"], self.record.trials
+        if kind in ("gang_opened", "gang_lost"):
+            seconds = {"seconds": event["time"] - opened} if kind == "gang_opened" else {}
             self.journal.append(event | {"gang": f"gang-{event['gang']}"} | seconds)
-        elif event["kind"] == "started" and event["lease"] in self.record.trials:
+        elif kind == "started" and event["lease"] in trials:
             self.journal.append(
                 {
                     "kind": "started",
@@ -224,6 +261,15 @@ class _Run:
                     "gang": f"gang-{event['gang']}",
                     "attempt": event["attempt"],
                 }
+            )
+
+        elif (
+            kind in ("attempt_failed", "checkpoint_damaged", "preempted")
+            and event["lease"] in trials
+        ):
+            self.journal.append(
+                {name: value for name, value in event.items() if name != "lease"}
+                | {"trial": event["lease"]}
             )
 
     def _emit(self, event: Mapping[str, Any]) -> None:
@@ -264,8 +310,10 @@ class _Run:
     def publish(self) -> None:
         """The report, and all of MLflow; what is missed now is made up for by the same command."""
         self.view.phase("writing report and MLflow")
+        # a report has no epoch: one of a study that somebody else may own by now is not written
+        self.lease.wait_until_sure(60.0 * self.experiment.failures.storage_minutes)
         for file, data in render(self.record, self.experiment).items():
-            self.store.put(layout.report(self.experiment.name, file), data)
+            self.patient.put(layout.report(self.experiment.name, file), data)
             self.tracker.add_artifact(f"report/{file}", data)
         if self.tracker.close(PUBLISH_SECONDS):
             self.journal.append({"kind": "published"})
@@ -274,6 +322,13 @@ class _Run:
             self.view.say(
                 f"  MLflow misses a part ({escape(error)}): the same command makes up for it"
             )
+
+    def let_go(self) -> None:
+        """Carry out `checkpoints.keep_trials`, once the store knows that the study is finished."""
+        if not self.journal.flush(PUBLISH_SECONDS):
+            return
+        if told := let_go(self.patient, self.experiment, self.record, self.lease):
+            self.view.say(f"  {told}")
 
 
 def _spent(experiment: Experiment, cap: Reached) -> BudgetSpent:

@@ -6,19 +6,23 @@ fingerprint covers everything that changes them, and the store remembers the blo
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from m2pt.data.describe import describe
+from m2pt.data.schema import DataAway
 from m2pt.pretrain.config import PretrainConfig
+from orchestrator.conduct.assign import patience
 from orchestrator.config.experiment import Experiment, WeightSource
 from orchestrator.config.io import as_dict
-from orchestrator.errors import RequestError
+from orchestrator.errors import RequestError, StorageError
 from orchestrator.storage import blobs, layout
-from orchestrator.storage.uri import Missing, Store
+from orchestrator.storage.formats import WrongFormat, check_format
+from orchestrator.storage.uri import Damaged, Missing, Store
 from orchestrator.study.arms import possible_auxiliaries
 from orchestrator.study.identity import Digests, pretrain_fingerprint
+from orchestrator.tracking.record import StudyRecord
 
 Json = dict[str, Any]
 LeaseAll = Callable[[Mapping[str, Json], Callable[[str, Json], None]], dict[str, Json]]
@@ -26,6 +30,7 @@ Emit = Callable[[Mapping[str, Any]], object]
 
 TARGET = "target"  # the name that the target's own weights go by, beside the auxiliaries'
 PRETRAINED_FORMAT = 1
+_LARGEST_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Supply:
     experiment: Experiment
     lease_all: LeaseAll
     emit: Emit
+    imported: Mapping[str, str] = field(default_factory=dict)
+    """As `imported` says."""
 
     def digests(self) -> Digests:
         """The content of data and weights; what is not there yet is pre-trained first.
@@ -49,8 +56,11 @@ class Supply:
         digests: dict[str, str] = {}
         missing: dict[str, PretrainConfig] = {}
         for name, source in sources(self.experiment).items():
-            if source.weights is not None:
+            if name in self.imported:
+                digests[name] = self.imported[name]
+            elif source.weights is not None:
                 digests[name] = self._import(name, source)
+                self.emit({"kind": "auxiliary_ready", "name": name, "sha256": digests[name]})
             elif source.pretrain is not None:
                 known = self._known(source.pretrain)
                 if known is None:
@@ -68,6 +78,7 @@ class Supply:
             f"pretrain:{name}": {
                 "kind": "pretrain",
                 "storage": self.store.uri,
+                **patience(self.experiment.failures),
                 "experiment": as_dict(self.experiment),
                 "source": name,
             }
@@ -90,15 +101,13 @@ class Supply:
         self.emit({"kind": "auxiliary_epoch", "name": lease.removeprefix("pretrain:"), **value})
 
     def _known(self, config: PretrainConfig) -> Json | None:
+        key = layout.pretrained(fingerprint(self.experiment, config))
         try:
-            made = json.loads(
-                self.store.get(layout.pretrained(fingerprint(self.experiment, config)))
-            )
+            content = self.store.get_within(key, _LARGEST_BYTES)
         except Missing:
             return None
-        if not self.store.exists(layout.blob(made["sha256"])):
-            return None
-        return {key: made[key] for key in ("sha256", "seconds", "metrics")}
+        made, blob = _pretrained(content, f"{self.store.uri}/{key}")
+        return made if self.store.exists(blob) else None
 
     def _import(self, name: str, source: WeightSource) -> str:
         """Weights from a file, in canonical form, as a blob."""
@@ -108,10 +117,45 @@ class Supply:
         return blobs.put(self.store, blocks_to_bytes(blocks))
 
 
+def _pretrained(content: bytes, shown: str) -> tuple[Json, str]:
+    """What a record of a pre-training says, and the key of its blob. Raises `StorageError`."""
+    try:
+        said = json.loads(content)
+        check_format(said["format"], PRETRAINED_FORMAT, shown)
+        made = {name: said[name] for name in ("sha256", "seconds", "metrics")}
+        return made, layout.blob(made["sha256"])
+    except WrongFormat:
+        raise
+    except (StorageError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise Damaged(
+            f"{shown} is no record of a pre-training: {error}; delete it, and the auxiliary is"
+            " made again"
+        ) from error
+
+
+def imported(store: Store, experiment: Experiment, record: StudyRecord) -> dict[str, str]:
+    """Weights whose files are not here, but were once imported by this study: sha256 by name."""
+    files = {
+        name: Path(source.weights)
+        for name, source in sources(experiment).items()
+        if source.weights is not None
+    }
+    return {
+        name: record.auxiliaries[name].sha256
+        for name, file in files.items()
+        if name in record.auxiliaries
+        and not file.exists()
+        and store.exists(layout.blob(record.auxiliaries[name].sha256))
+    }
+
+
 def data_digest(experiment: Experiment) -> str:
-    """The digest of the target's data. Raises `RequestError` where it cannot be read."""
+    """The digest of the target's data. Raises `RequestError` where it cannot be read, and
+    `StorageError` where its server is away."""
     try:
         return describe(experiment.data).digest
+    except DataAway as error:
+        raise StorageError(f"data: {error}") from error
     except (ValueError, OSError) as error:
         raise RequestError(f"data: {error}") from error
 

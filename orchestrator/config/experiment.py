@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from m2pt.data.config import DataConfig
 from m2pt.models.config import ModelConfig
@@ -17,6 +17,7 @@ from m2pt.pretrain.config import PretrainConfig
 from m2pt.training.recipe import Numerics, Recipe, TrainingConfig
 from orchestrator.config.addresses import names_bucket, why_no_tracking
 from orchestrator.config.names import nearest
+from orchestrator.config.upkeep import Checkpoints, Failures, FrozenSection
 from search_spaces.space import Distribution
 
 BASELINE = "none"
@@ -43,13 +44,7 @@ class RuleError(ValueError):
         return f"{self.path}: {self.rule}"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-
-class WeightSource(_Section):
+class WeightSource(FrozenSection):
     """Where weights come from: exactly one of `pretrain`, `weights` and `control`."""
 
     pretrain: PretrainConfig | None = None
@@ -126,7 +121,7 @@ class PathwaySection(Pathway):
         )
 
 
-class Resources(_Section):
+class Resources(FrozenSection):
     """What one trial runs on. Only `precision` and `compile` are part of what a trial is."""
 
     workers: int = Field(default=1, ge=1)
@@ -154,7 +149,7 @@ class Resources(_Section):
         return self
 
 
-class Scheduler(_Section):
+class Scheduler(FrozenSection):
     """Which search trials are stopped before their last epoch."""
 
     kind: Literal["asha", "none"] = "asha"
@@ -165,7 +160,7 @@ class Scheduler(_Section):
     """From one rung to the next epochs grow, and trials shrink, by this factor."""
 
 
-class Search(_Section):
+class Search(FrozenSection):
     """What is varied, by whom, for how long, and how the best is confirmed."""
 
     space: dict[str, Distribution] = Field(default_factory=dict)
@@ -206,14 +201,7 @@ class Search(_Section):
         return self
 
 
-class Checkpoints(_Section):
-    """How often the resumable state of a trial is stored."""
-
-    every_epochs: int = Field(default=1, ge=1)
-    """A state is stored after every so many epochs, and after the last."""
-
-
-class Budget(_Section):
+class Budget(FrozenSection):
     """Caps on what the study may take; null is no cap. What a trial is does not depend on them.
 
     A study that reaches a cap stops with exit code 7; with a larger cap, given in the file or with
@@ -231,7 +219,7 @@ class Budget(_Section):
     then trials stop as with wall_clock_hours."""
 
 
-class Experiment(_Section):
+class Experiment(FrozenSection):
     """One YAML file: a complete configuration of one arm, plus what a study varies."""
 
     name: str = Field(pattern=STUDY_NAME, max_length=STUDY_NAME_MOST)
@@ -259,7 +247,9 @@ class Experiment(_Section):
     search: Search = Search()
     """What is varied, and how the best is found and confirmed."""
     checkpoints: Checkpoints = Checkpoints()
-    """When resumable state is stored."""
+    """When resumable state is stored, and what is kept of it."""
+    failures: Failures = Failures()
+    """Which failures are tried again, and how long is waited for what does not answer."""
     budget: Budget = Budget()
     """How much the study may take before it is drained."""
 

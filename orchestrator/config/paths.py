@@ -19,6 +19,7 @@ UNSEARCHABLE: Mapping[str, str] = {
     "tracking": "it says where results are shown, not what they are",
     "search": "it is the search itself",
     "checkpoints": "it does not change what a trial is",
+    "failures": "it says what becomes of a trial that fails, not what a trial is",
     "budget": "it says how much the study may take, not what a trial is",
     "auxiliaries": "weights are made ready once, before the first trial; declare one auxiliary for "
     "each variant and search pathway.auxiliary",

@@ -9,9 +9,11 @@ import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
-from orchestrator.importing.kinds import Broken, at_least, check_sample_bytes
+from orchestrator.importing.kinds import Broken, at_least, check_decoded, check_sample_bytes
 
 _FULL_SCALE = 32768
+_HIGHEST_RATE = 1_000_000
+"""Twice and more what any recorder does; the filter that resamples grows with it."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,15 @@ class Audio:
         """See `Kind`."""
         del suffix, seed  # the content says what it is, and nothing is drawn
         with soundfile.SoundFile(io.BytesIO(content)) as file:
+            if not 1 <= file.samplerate <= _HIGHEST_RATE:
+                raise Broken(
+                    f"{file.samplerate:,} values a second, and at most {_HIGHEST_RATE:,} are read"
+                )
             divisor = math.gcd(self.sample_rate, file.samplerate)
             up, down = self.sample_rate // divisor, file.samplerate // divisor
             # what the filter reaches past the last value that is kept is read as well
             enough = math.ceil((self.samples + 1) * down / up) + 10 * max(up, down) // up + 1
+            check_decoded(8 * file.channels * min(enough, file.frames))
             waves = file.read(enough, dtype="float64", always_2d=True)
             if len(waves) < min(enough, file.frames):
                 raise Broken(f"ends after {len(waves)} of {file.frames} values")

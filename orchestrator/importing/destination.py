@@ -18,6 +18,7 @@ from typing import Any
 from m2pt.data.write import merge, read_metadata
 from orchestrator.errors import RequestError, StorageError
 from orchestrator.storage.foreign import ForeignFolder
+from orchestrator.storage.formats import check_format
 from orchestrator.storage.uri import Missing, Store
 
 FORMAT = 1
@@ -25,6 +26,7 @@ DATASET = "dataset.json"
 REQUEST = "import.json"
 SKIPPED = "skipped.json"
 PROGRESS = "progress"
+_LARGEST_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Destination(ABC):
         """Write a part, then that it is complete."""
         if record.rows:
             self.parts.put(record.name, content)
-        self.parts.put(_progress(record.name), to_json(asdict(record)))
+        said = {"format": FORMAT, **asdict(record)}
+        self.parts.put(_progress(record.name), to_json(said))
 
     def complete(self, names: Sequence[str]) -> tuple[PartRecord, ...]:
         """The records of the parts that are there, from the first on, up to the first gap."""
@@ -94,7 +97,7 @@ class Destination(ABC):
         for name in names:
             if _progress(name) not in there:
                 break
-            record = _record(self.parts.get(_progress(name)), f"{self.uri}: {_progress(name)}")
+            record = _record(self.parts, _progress(name))
             if record.rows and there.get(name) != record.bytes:
                 break
             found.append(record)
@@ -102,7 +105,7 @@ class Destination(ABC):
 
     def _begun(self) -> dict[str, Any] | None:
         try:
-            return read_json(self.parts.get(REQUEST), f"{self.uri}: {REQUEST}")
+            return read_json(self.parts, REQUEST)
         except Missing:
             return None
 
@@ -127,7 +130,7 @@ class FolderDestination(Destination):
         there = {entry.key: entry.size for entry in self.parts.list()}
         if DATASET not in there:
             return Found(identity, None)
-        dataset = read_json(self.parts.get(DATASET), f"{self.uri}: {DATASET}")
+        dataset = read_json(self.parts, DATASET)
         whole = all(there.get(part["name"]) == part["bytes"] for part in dataset["parts"])
         return Found(identity, dataset if whole else None)  # lost parts are made again
 
@@ -226,22 +229,29 @@ def to_json(values: Mapping[str, Any]) -> bytes:
     return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def read_json(content: bytes, where: str) -> dict[str, Any]:
-    """An object that was written by `to_json`. Raises StorageError for anything else."""
+def read_json(store: Store, key: str) -> dict[str, Any]:
+    """An object that was written by `to_json`. Raises Missing, StorageError for anything else."""
+    where = f"{store.uri}/{key}"
+    content = store.get_within(key, _LARGEST_BYTES)
     try:
         said = json.loads(content)
-        if said.get("format", FORMAT) > FORMAT:
-            raise StorageError(f"{where}: written by a newer release: upgrade this one")
+        check_format(said.get("format", FORMAT), FORMAT, where)
         return dict(said)
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise StorageError(f"{where}: damaged ({error}); begin anew with --restart") from error
 
 
-def _record(content: bytes, where: str) -> PartRecord:
-    said = read_json(content, where)
-    train, test = said.pop("counts")
-    skipped = tuple((path, reason) for path, reason in said.pop("skipped"))
-    return PartRecord(counts=(tuple(train), tuple(test)), skipped=skipped, **said)
+def _record(store: Store, key: str) -> PartRecord:
+    said = read_json(store, key)
+    said.pop("format", None)
+    try:
+        train, test = said.pop("counts")
+        skipped = tuple((path, reason) for path, reason in said.pop("skipped"))
+        return PartRecord(counts=(tuple(train), tuple(test)), skipped=skipped, **said)
+    except (KeyError, ValueError, TypeError) as error:
+        raise StorageError(
+            f"{store.uri}/{key}: damaged ({error}); begin anew with --restart"
+        ) from error
 
 
 def _progress(part: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from orchestrator.importing.kinds import Broken, at_least, check_sample_bytes
+from orchestrator.importing.kinds import Broken, at_least, check_pixels, check_sample_bytes
 
 Fit = Literal["crop", "squash"]
 Encoding = Literal["raw", "jpeg", "png"]
@@ -58,9 +58,12 @@ class Images:
         del suffix, seed  # the content says what it is, and nothing is drawn
         try:
             with Image.open(io.BytesIO(content)) as opened:
+                check_pixels(*opened.size)
                 upright = ImageOps.exif_transpose(opened)
         except UnidentifiedImageError as error:
             raise Broken("no image that can be read") from error
+        except Image.DecompressionBombError as error:  # Pillow's own limit, where it is lower
+            raise Broken(f"more pixels than are decoded: {error}") from error
         return self._encoded(squared(as_rgb(upright), self.size, self.fit))
 
     def _encoded(self, image: Image.Image) -> bytes:

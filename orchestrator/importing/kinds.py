@@ -13,6 +13,14 @@ SAMPLE_BYTES = 256 * 1024 * 1024
 """A sample may have no more: a model would not take it either."""
 
 
+DECODED_BYTES = 2**30
+"""What one file may take in memory while it is decoded, as far as that is known beforehand."""
+PIXELS = 2**27
+"""Of one picture or frame: half as many again as Pillow warns of."""
+FILE_BYTES = 2 * 2**30
+"""Of one file: it is read as a whole."""
+
+
 class Broken(Exception):
     """One file cannot be made a sample; the message is the reason, without the file's name."""
 
@@ -45,6 +53,22 @@ def at_least(option: str, value: float, least: float) -> None:
     """Refuse an option below its least value. Raises RequestError."""
     if not value >= least:
         raise RequestError(f"{option}: {least} or more, but it is {value}")
+
+
+def check_decoded(size: int) -> None:
+    """Refuse, before it is decoded, what would fill the memory. Raises Broken."""
+    if size > DECODED_BYTES:
+        raise Broken(
+            f"takes {size / 2**20:,.0f} MiB once decoded, and may take {DECODED_BYTES / 2**20:,.0f}"
+        )
+
+
+def check_pixels(width: int, height: int) -> None:
+    """As `check_decoded`, of one picture or frame."""
+    if width * height > PIXELS:
+        raise Broken(
+            f"{width:,} x {height:,} pixels, and at most {PIXELS / 1e6:,.0f} million are decoded"
+        )
 
 
 def check_sample_bytes(size: int, options: str) -> None:

@@ -1,18 +1,24 @@
 """Point clouds and meshes: NumPy and trimesh read, the result is a fixed number of points."""
 
 import io
+import math
+import zipfile
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import trimesh
 
-from orchestrator.importing.kinds import Broken, at_least, check_sample_bytes
+from orchestrator.importing.kinds import Broken, at_least, check_decoded, check_sample_bytes
 
 Points = npt.NDArray[np.float64]
 
 _NAMES = ("points", "xyz", "pos", "vertices")
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,9 @@ class PointClouds:
         if suffix in (".npy", ".npz"):
             cloud = _array(content)
         else:
-            shape = trimesh.load(io.BytesIO(content), file_type=suffix[1:], process=False)
+            shape = trimesh.load(
+                io.BytesIO(content), file_type=suffix[1:], process=False, skip_materials=True
+            )
             if isinstance(shape, trimesh.Trimesh) and len(shape.faces):
                 cloud = self._surface(shape, seed)
             else:
@@ -79,16 +87,36 @@ class PointClouds:
 
 
 def _array(content: bytes) -> Points:
-    loaded = np.load(io.BytesIO(content), allow_pickle=False)
-    if not isinstance(loaded, np.lib.npyio.NpzFile):
-        return np.asarray(loaded, dtype=np.float64)
-    names = [name for name in _NAMES if name in loaded.files] or loaded.files
-    if len(names) != 1:
-        raise Broken(
-            f"arrays {', '.join(loaded.files) or '(none)'}: one of them is named `points`, or it "
-            "is the only one"
-        )
-    return np.asarray(loaded[names[0]], dtype=np.float64)
+    """The points of an NPY or NPZ file; nothing is unpacked to a disk, and nothing unpickled."""
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        return _checked_array(io.BytesIO(content), len(content))
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
+        names = [name for name in _NAMES if name in members] or list(members)
+        if len(names) != 1:
+            raise Broken(
+                f"arrays {', '.join(members) or '(none)'}: one of them is named `points`, or it "
+                "is the only one"
+            )
+        member = members[names[0]]
+        check_decoded(member.file_size)
+        with archive.open(member) as file:  # gives no more bytes than that
+            return _checked_array(io.BytesIO(file.read()), member.file_size)
+
+
+def _checked_array(file: BinaryIO, size: int) -> Points:
+    """The array in an NPY file of `size` bytes, if it is as large as its header says."""
+    version = np.lib.format.read_magic(file)
+    read_header = _HEADERS.get(version)
+    if read_header is None:
+        raise Broken(f"an NPY file of version {version}; versions 1.0 and 2.0 are read")
+    shape, _, dtype = read_header(file)
+    told = math.prod(shape) * dtype.itemsize
+    if told > size - file.tell():
+        raise Broken(f"an array that says it is of {told:,} bytes, and holds fewer")
+    check_decoded(math.prod(shape) * np.dtype(np.float64).itemsize)
+    file.seek(0)
+    return np.asarray(np.load(file, allow_pickle=False), dtype=np.float64)
 
 
 def _check(cloud: Points) -> None:

@@ -21,7 +21,7 @@ from orchestrator.importing.destination import (
     open_destination,
 )
 from orchestrator.importing.folders import Item, suffix_of
-from orchestrator.importing.kinds import Broken, seed_of
+from orchestrator.importing.kinds import FILE_BYTES, Broken, seed_of
 from orchestrator.importing.plan import Plan, Request, changes, make_plan
 from orchestrator.storage.address import Bucket, Folder, parse
 from orchestrator.storage.foreign import ForeignFolder
@@ -151,6 +151,8 @@ def _in_order(
 
 def _sample(request: Request, source: ForeignFolder, item: Item) -> bytes | str:
     """One file's sample, or why it is broken. Raises OrchestratorError when it cannot be read."""
+    if item.file.size > FILE_BYTES:
+        return f"has {item.file.size:,} bytes, and a file may have {FILE_BYTES:,}"
     content = source.read(item.path)
     if len(content) != item.file.size:
         raise RequestError(

@@ -35,7 +35,7 @@ def look(uri: str, *, verify: bool) -> Seen:
 
 def _folder(store: Store, verify: bool) -> Seen:
     try:
-        dataset = read_json(store.get(DATASET), f"{store.uri}/{DATASET}")
+        dataset = read_json(store, DATASET)
     except Missing as error:
         raise RequestError(
             f"{store.uri}: has no {DATASET}: no data set, or an import that is not finished; check "

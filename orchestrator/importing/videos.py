@@ -9,7 +9,10 @@ import numpy as np
 from PIL import Image
 
 from orchestrator.importing.images import Fit, squared
-from orchestrator.importing.kinds import Broken, at_least, check_sample_bytes
+from orchestrator.importing.kinds import Broken, at_least, check_pixels, check_sample_bytes
+
+_MOST_FRAMES = 1_000_000
+"""Of one file: nine hours at thirty a second."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Videos:
         never all held at once.
         """
         del suffix, seed  # the content says what it is, and nothing is drawn
+        # as far as a file says it; a frame is looked at again once it is decoded
         expected = _promised(content)
         for _ in range(2):
             taken, found = self._take(content, expected)
@@ -76,6 +80,9 @@ class Videos:
             stream.codec_context.thread_count = 1  # clips are decoded side by side
             for number, frame in enumerate(container.decode(stream)):
                 found = number + 1
+                if found > _MOST_FRAMES:
+                    raise Broken(f"more than {_MOST_FRAMES:,} frames: cut it into clips")
+                check_pixels(frame.width, frame.height)
                 if times := wanted.count(number) if expected else 0:
                     taken += [self._pixels(frame)] * times
         return taken, found
@@ -91,4 +98,6 @@ def _promised(content: bytes) -> int:
     with av.open(io.BytesIO(content)) as container:
         if not container.streams.video:
             raise Broken("holds no video")
-        return int(container.streams.video[0].frames)
+        stream = container.streams.video[0]
+        check_pixels(stream.codec_context.width, stream.codec_context.height)
+        return int(stream.frames)

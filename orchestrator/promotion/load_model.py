@@ -16,15 +16,23 @@ from m2pt.data.config import DataInfo
 from m2pt.models.build import build_model
 from m2pt.models.config import ModelConfig, Tokenizer
 
+FORMAT = 1
+
 
 def load_model(folder: Path | str = Path(__file__).parent) -> nn.Module:
     """The exported model in eval mode; takes (B, *shape) float inputs, gives (B, classes) logits.
 
     Raises:
-        ValueError: the weights are not the ones that model.json describes.
+        ValueError: the weights are not the ones that model.json describes, or it is of another
+            format.
         RuntimeError: they do not fit the model.
     """
     about = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
+    if about["format"] != FORMAT:
+        raise ValueError(
+            f"model.json: format is {about['format']!r}, this file reads {FORMAT}; use the "
+            "load_model.py that was exported with it, or export the trial again"
+        )
     weights = (Path(folder) / "model.safetensors").read_bytes()
     digest = hashlib.sha256(weights).hexdigest()
     if digest != about["sha256"]:

@@ -47,7 +47,10 @@ def final_state(checkpoints: TrialCheckpoints) -> tuple[Json, State]:
     """
     found = checkpoints.load_latest()
     if found is None:
-        raise RequestError(f"no sound checkpoint is left of trial {checkpoints.trial}")
+        raise RequestError(
+            f"no sound checkpoint is left of trial {checkpoints.trial}: choose one whose state was"
+            " kept (checkpoints.keep_trials says of how many), or train it again in another study"
+        )
     manifest, files = found
     return dict(manifest.meta), from_bytes(files[STATE_FILE])
 

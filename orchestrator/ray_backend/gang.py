@@ -13,10 +13,11 @@ from typing import Any, cast
 
 from ray.actor import ActorHandle
 
-from m2pt.data.schema import DataAway
 from orchestrator.config.experiment import Resources
-from orchestrator.errors import ClusterError, StorageError
+from orchestrator.errors import ClusterError
 from orchestrator.ray_backend.leases import answer
+from orchestrator.ray_backend.watchdog import watched
+from orchestrator.study.failures import FailureKind, kind_of, poisons
 
 MAX_RESTARTS = 100  # of one gang; a gang that cannot even start ends much earlier
 CLOSE_SECONDS = 60.0
@@ -46,30 +47,25 @@ def gang_loop(config: Json) -> None:
         if turn is None:
             continue
         call = {"gang": gang.number, "gang_attempt": gang.attempt, "lease": turn["lease"]}
+
+        def complain(error: str, kind: FailureKind, call: Json = call) -> None:
+            answer(gang.mailbox.complain.remote(call, error, kind), gone=None)
+
+        outcome = None
         try:
-            outcome = perform(gang, turn, call)
+            # the others wait for rank 0 in collectives: a hang of theirs is one of rank 0's
+            leads = gang.world.rank == 0
+            with watched(turn["assignment"].get("hang_seconds") if leads else None, complain):
+                outcome = perform(gang, turn, call)
         except Exception as error:
-            _complain(gang, call, error)
-            if gang.world.size > 1 or _another_try(error):
+            kind = kind_of(error)
+            complain(_one_line(error), kind)
+            if gang.world.size > 1 or poisons(kind):
                 raise  # the other ranks may hang in a collective: Ray Train renews the gang
-            outcome = {"kind": "failed", "error": _one_line(error)}
         gang.clean()
-        if gang.world.rank == 0:
+        if gang.world.rank == 0 and outcome is not None:
             answer(gang.mailbox.finish.remote(call, outcome), gone=None)
     dist.barrier(group=gang.control)
-
-
-def _complain(gang: Any, call: Json, error: Exception) -> None:
-    fatal = isinstance(error, ValueError | FloatingPointError)
-    answer(gang.mailbox.complain.remote(call, _one_line(error), fatal), gone=None)
-
-
-def _another_try(error: Exception) -> bool:
-    """Whether the trial deserves a fresh process: its own is poisoned, or the store was away."""
-    import torch
-
-    accelerator = isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
-    return accelerator or isinstance(error, StorageError | DataAway)
 
 
 def _one_line(error: BaseException) -> str:

@@ -13,6 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from orchestrator import clock
+from orchestrator.study.failures import FailureKind, tries_again
+
 Answer = Literal["go", "stop", "stale"]
 Json = dict[str, Any]
 
@@ -33,8 +36,24 @@ class Lease:
     proceed: int = 0  # reports up to this number were decided upon
     outcome: Json | None = None
     stop_asked: bool = False
+    failures: dict[str, int] = field(default_factory=dict)
+    """How often it failed, by kind; `assignment["retries"]` says how often it may."""
+    complained: bool = False
+    """Whether the attempt under way has said why it failed."""
+    excused: bool = False
+    """Whether the attempt under way was told that its machine goes away."""
     last_error: str = ""
-    fatal: bool = False
+    last_kind: FailureKind = "worker"
+
+    def fail(self, kind: FailureKind, error: str) -> None:
+        """Count a failure; an outcome where it is not to be tried again."""
+        earlier = self.failures.get(kind, 0)
+        self.failures[kind] = earlier + 1
+        self.complained, self.last_kind, self.last_error = True, kind, error
+        if not tries_again(kind, earlier, self.assignment.get("retries", {})):
+            after = f", attempt {self.attempts}" if self.attempts > 1 else ""
+            text = f"{kind.replace('_', ' ')}{after}: {error}"
+            self.outcome = {"kind": "failed", "failure": kind, "error": text}
 
 
 @dataclass
@@ -49,8 +68,8 @@ class Seat:
 class Mailbox:
     """The state behind the actor; every method is a coroutine of the actor's one event loop."""
 
-    def __init__(self, max_attempts: int = 3, poll_seconds: float = POLL_SECONDS) -> None:
-        self._max_attempts, self._poll_seconds = max_attempts, poll_seconds
+    def __init__(self, poll_seconds: float = POLL_SECONDS) -> None:
+        self._poll_seconds = poll_seconds
         self._leases: dict[str, Lease] = {}
         self._seats: dict[int, Seat] = {}
         self._events: list[Json] = []
@@ -67,9 +86,9 @@ class Mailbox:
         seat.attempt, seat.workers = seat.attempt + 1, workers
         self._note("gang_opened", gang=gang, attempt=seat.attempt, workers=workers)
         lease = self._leases.get(seat.lease or "")
-        unfinished = lease is not None and lease.outcome is None
-        if lease and unfinished and (lease.fatal or lease.attempts >= self._max_attempts):
-            lease.outcome = _failure(lease)
+        if lease and lease.outcome is None and not (lease.complained or lease.excused):
+            self._fail(lease, "worker", "a worker process died")
+        if lease is not None and lease.outcome is not None:
             seat.lease = None
         await self._touch()
         return seat.attempt
@@ -86,7 +105,7 @@ class Mailbox:
             if self._closing or lease is None:
                 return "close" if self._closing else None
             seat.lease, lease.gang = lease.name, gang
-        lease.attempts += 1
+        lease.attempts, lease.complained, lease.excused = lease.attempts + 1, False, False
         self._note("started", lease=lease.name, gang=gang, attempt=lease.attempts)
         return {
             "lease": lease.name,
@@ -118,11 +137,39 @@ class Mailbox:
             self._seats[call["gang"]].lease = None
             await self._touch()
 
-    async def complain(self, call: Json, error: str, fatal: bool) -> None:
-        """Keep why an attempt broke; a `fatal` one would break again and is not tried again."""
+    async def complain(self, call: Json, error: str, kind: FailureKind) -> None:
+        """An attempt broke: it is tried again or given up, as its assignment's `retries` say.
+
+        Of several workers the first one counts, unless it only says that another one was gone.
+        """
+        lease = self._held(call)
+        if lease is None or lease.outcome is not None or (lease.excused and kind == "worker"):
+            return
+        if lease.complained:
+            if lease.last_kind != "worker" or kind == "worker":
+                return
+            lease.failures["worker"] -= 1
+        self._fail(lease, kind, error)
+        await self._touch()
+
+    async def excuse(self, call: Json) -> None:
+        """A node is leaving, as was announced: what comes of it is no failure of this attempt."""
         lease = self._held(call)
         if lease is not None:
-            lease.last_error, lease.fatal = error, fatal
+            lease.excused = True
+            self._note("preempted", lease=call["lease"], gang=call["gang"])
+
+    async def remark(self, call: Json, kind: str, why: str) -> None:
+        """Something about a lease that belongs into the study's record."""
+        if self._held(call) is not None:
+            self._note(kind, lease=call["lease"], why=why)
+
+    async def asked_to_stop(self, call: Json) -> Answer:
+        """Whether a lease is to be given back at the next boundary."""
+        lease = self._held(call)
+        if lease is None:
+            return "stale"
+        return "stop" if lease.stop_asked else "go"
 
     # -- the trial's side -----------------------------------------------------------------------
 
@@ -201,6 +248,11 @@ class Mailbox:
             return None
         return self._leases.get(call["lease"])
 
+    def _fail(self, lease: Lease, kind: FailureKind, error: str) -> None:
+        lease.fail(kind, error)
+        again = lease.outcome is None
+        self._note("attempt_failed", lease=lease.name, failure=kind, error=error, again=again)
+
     def _has_work(self, seat: Seat) -> bool:
         held = self._leases.get(seat.lease or "")
         unfinished = held is not None and held.outcome is None
@@ -227,7 +279,7 @@ class Mailbox:
         return f"during {lease.name}: {lease.last_error or 'a worker process died'}"
 
     def _note(self, kind: str, **fields: Any) -> None:
-        self._events.append({"kind": kind, "time": time.time(), **fields})
+        self._events.append({"kind": kind, "time": clock.now(), **fields})
 
     async def _touch(self) -> None:
         async with self._changed:
@@ -239,8 +291,3 @@ class Mailbox:
             with suppress(TimeoutError):
                 waiting = self._changed.wait_for(ready)
                 await asyncio.wait_for(waiting, seconds or self._poll_seconds)
-
-
-def _failure(lease: Lease) -> Json:
-    error = lease.last_error or "the worker process died"
-    return {"kind": "failed", "error": f"given up after attempt {lease.attempts}: {error}"}

@@ -2,7 +2,19 @@
 
 from typing import Any
 
+from orchestrator import environment
+
 Json = dict[str, Any]
+
+
+def keep_keys_from_trials() -> None:
+    """Tune would hand AWS's keys to a trial's process, by way of a file that Ray logs in clear.
+
+    A trial reads and writes no store; what runs on the driver's node has its environment anyway.
+    """
+    from ray.tune.execution import class_cache
+
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(environment.AWS_KEYS)
 
 
 def relay(config: Json) -> None:

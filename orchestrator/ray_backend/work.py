@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from m2pt.data.files import waiting_for
 from m2pt.pretrain.mae import MaskedAutoencoding
 from m2pt.training.evaluate import evaluate
 from m2pt.training.loop import Training
@@ -19,10 +20,13 @@ from m2pt.weights.load import blocks_to_bytes
 from orchestrator.config.io import from_dict
 from orchestrator.promotion.export import Identity, Trained, export_model, write
 from orchestrator.promotion.stored import dataset_of, final_state, inputs_from
-from orchestrator.ray_backend.worker import Gang, GangSession, StoppedHere
+from orchestrator.ray_backend.reporting import GangSession, StoppedHere
+from orchestrator.ray_backend.worker import Gang
 from orchestrator.storage import blobs, layout
 from orchestrator.storage.checkpoints import Accepted, TrialCheckpoints
+from orchestrator.storage.patient import PatientStore
 from orchestrator.storage.uri import Store
+from orchestrator.study.retention import TrialRetention
 
 Json = dict[str, Any]
 
@@ -32,7 +36,9 @@ def perform(gang: Gang, turn: Json, call: Json) -> Json:
 
     Every rank calls this; only what rank 0 returns is handed back.
     """
-    return KINDS[turn["assignment"]["kind"]](gang, turn, call)
+    assignment = turn["assignment"]
+    with waiting_for(assignment["storage_seconds"]):
+        return KINDS[assignment["kind"]](gang, turn, call)
 
 
 def train(gang: Gang, turn: Json, call: Json) -> Json:
@@ -46,10 +52,12 @@ def train(gang: Gang, turn: Json, call: Json) -> Json:
         rungs=frozenset(assignment["rungs"]),
         every_epochs=assignment["every_epochs"],
         about={key: assignment[key] for key in ("planned", "inputs")},
+        retention=TrialRetention(**assignment["retention"]),
     )
-    trial = inputs_from(Store.open(assignment["storage"]), assignment["inputs"])
+    trial = inputs_from(_store(assignment), assignment["inputs"])
     try:
-        return {"kind": drive(_training(trial, gang.world), session)}
+        with session:
+            return {"kind": drive(_training(trial, gang.world), session)}
     except StoppedHere:
         return {"kind": "stopped"}
 
@@ -73,7 +81,7 @@ def pretrain(gang: Gang, turn: Json, call: Json) -> Json:
         value = {"epoch": report.epoch, "epochs": source.pretrain.epochs, "metrics": metrics}
         if ray.get(gang.mailbox.report.remote(call, number, value, False)) != "go":
             return {"kind": "stopped"}
-    store = Store.open(assignment["storage"])
+    store = _store(assignment)
     sha256 = blobs.put(store, blocks_to_bytes(encoder.block_weights()))
     seconds = time.perf_counter() - began
     return {"kind": "finished", "sha256": sha256, "seconds": seconds, "metrics": metrics}
@@ -89,7 +97,7 @@ def settle(gang: Gang, turn: Json, call: Json) -> Json:
         return {}
     assignment = turn["assignment"]
     _, state = final_state(_checkpoints(assignment))
-    trained = inputs_from(Store.open(assignment["storage"]), assignment["inputs"], state)
+    trained = inputs_from(_store(assignment), assignment["inputs"], state)
     config, world = trained.config, gang.alone().world
     training = _training(trained, world)
     training.restore(state)
@@ -126,12 +134,17 @@ def _export(assignment: Json, trained: Trained, metrics: dict[str, float]) -> Js
     study, trial = assignment["study"], assignment["trial"]
     identity = Identity(trial, assignment["planned"]["arm"], study, metrics)
     export = export_model(trained, dataset_of(trained.config.data), identity, prove_on_test=True)
-    store = Store.open(assignment["storage"])
+    store = _store(assignment)
     write(export, lambda name, data: store.put(layout.export(study, trial, name), data))
     return {"key": layout.export(study, trial), "proof": export.about["proof"]}
 
 
+def _store(assignment: Json) -> Store:
+    """The study's store, which may be away for a while."""
+    return PatientStore(Store.open(assignment["storage"]), assignment["storage_seconds"])
+
+
 def _checkpoints(assignment: Json) -> TrialCheckpoints:
     accepted = Accepted(assignment["fence"], frozenset(assignment["accepted"]))
-    store = Store.open(assignment["storage"])
+    store = _store(assignment)
     return TrialCheckpoints(store, assignment["study"], assignment["trial"], accepted)

@@ -24,16 +24,16 @@ def put(store: Store, data: bytes | Path) -> str:
     sha256 = file_sha256(data) if isinstance(data, Path) else hashlib.sha256(data).hexdigest()
     key = layout.blob(sha256)
     if store.exists(key):
-        if _stored_sha256(store, key) == sha256:
+        if not _wrong(store, key, sha256):
             return sha256
-        store.put(key, data)
+        store.put_known(key, data, sha256)
     else:
         with suppress(AlreadyThere):  # somebody else wrote the same bytes meanwhile
-            store.put(key, data, if_absent=True)
-    if (found := _stored_sha256(store, key)) != sha256:
+            store.put_known(key, data, sha256, if_absent=True)
+    if wrong := _wrong(store, key, sha256):
         raise StorageError(
-            f"{store.uri}/{key}: sha256 of what was stored is {found or 'another'}, not {sha256};"
-            " the file changed while it was read, or the store is faulty: try again"
+            f"{wrong}: what was stored is not what was handed in; the file changed while it was"
+            " read, or the store is faulty: try again"
         )
     return sha256
 
@@ -85,36 +85,42 @@ def _verify(path: Path, sha256: str, shown: str) -> None:
         )
 
 
-def _stored_sha256(store: Store, key: str) -> str:
-    """Of what the store holds now; "" when the store itself finds it damaged."""
-    digest = hashlib.sha256()
+def _wrong(store: Store, key: str, sha256: str) -> str:
+    """What is wrong with what the store holds now; "" when it has this digest."""
     try:
-        for piece in store.chunks(key):
-            digest.update(piece)
-    except Damaged:
-        return ""
-    return digest.hexdigest()
+        for _ in store.verified(key, sha256):
+            pass
+    except Damaged as error:
+        return str(error)
+    return ""
 
 
 def _download(store: Store, key: str, target: Path) -> None:
     """Write the blob beside `target`, verify it, and only then give it its name."""
+    for left in target.parent.glob(f"{target.name}.*.part"):
+        left.unlink(missing_ok=True)  # by a process that was killed: nobody else holds the lock
     temporary = target.with_name(f"{target.name}.{os.getpid()}.part")
-    digest = hashlib.sha256()
     try:
-        with temporary.open("wb") as file:
-            for piece in store.chunks(key):
-                digest.update(piece)
-                file.write(piece)
-        if digest.hexdigest() != target.name:
-            raise Damaged(
-                f"{store.uri}/{key} is damaged: its sha256 is {digest.hexdigest()};"
-                " hand in the weights again, or delete it"
-            )
+        try:
+            _write(store, key, temporary)
+        except Damaged:  # what was altered on its way here is sound the second time
+            _write(store, key, temporary)
         os.replace(temporary, target)
+    except Damaged as error:
+        raise Damaged(f"{error}; hand in the weights again, or delete it") from error
     except OSError as error:
-        raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
+        raise StorageError(
+            f"cannot write {target}: {error.strerror or error}; it takes a writable folder with"
+            " room for the weights: free some, or name another one in XDG_CACHE_HOME"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write(store: Store, key: str, file: Path) -> None:
+    with file.open("wb") as opened:
+        for piece in store.verified(key, key.rpartition("/")[2]):
+            opened.write(piece)
 
 
 @contextmanager

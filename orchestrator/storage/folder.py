@@ -56,11 +56,10 @@ class FolderStore(Store):
         start = self._path(prefix) if prefix else self._root
         with _explained(f"list {start}"):
             found = [
-                Entry((Path(folder) / name).relative_to(self._root).as_posix(), size)
+                Entry(path.relative_to(self._root).as_posix(), of.st_size, of.st_mtime)
                 for folder, _, names in os.walk(start, onerror=_raise_unless_missing)
-                for name in names
-                if not name.startswith(TEMPORARY)
-                and (size := _size_of(Path(folder) / name)) is not None
+                for path in (Path(folder) / name for name in names)
+                if not path.name.startswith(TEMPORARY) and (of := _status(path)) is not None
             ]
         return sorted(found, key=lambda entry: entry.key)
 
@@ -173,11 +172,17 @@ def _sync_folder(folder: Path) -> None:
 
 def _size_of(path: Path) -> int | None:
     """The size of a file; None for what is not there or is no plain file."""
+    found = _status(path)
+    return None if found is None else found.st_size
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """What the system knows of a file; None for what is not there or is no plain file."""
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return found.st_size if stat.S_ISREG(found.st_mode) else None
+    return found if stat.S_ISREG(found.st_mode) else None
 
 
 def _raise_unless_missing(error: OSError) -> None:

@@ -6,8 +6,13 @@ Numbers in keys are zero-padded, so that a sorted listing is in order of time.
 import re
 from typing import NamedTuple
 
+from orchestrator.errors import StorageError
+
 _SEGMENT = re.compile(r"studies/[^/]+/journal/(\d+)-(\d+)\.jsonl")
 _LEASE = re.compile(r"studies/[^/]+/lease/(\d+)\.json")
+_CONTROL = re.compile(r"studies/[^/]+/control/(\d+)-[^/]+\.json")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_BLOB = re.compile(r"blobs/sha256/([0-9a-f]{2})/([0-9a-f]{64})")
 _MANIFEST = re.compile(r"studies/[^/]+/trials/([^/]+)/checkpoints/(\d+)-(\d+)/manifest\.json")
 
 
@@ -27,11 +32,22 @@ class ManifestKey(NamedTuple):
 
 
 STUDIES = "studies"
+BLOBS = "blobs"
+PRETRAINED = "pretrained"
+COLLECTOR = ".gc"
+"""Stands in the place of a study's name in the lease of `orchestrator gc`; no study can have it."""
 
 
 def study(name: str) -> str:
     """The folder of one study."""
     return f"{STUDIES}/{name}"
+
+
+def study_of(key: str) -> str | None:
+    """The study whose folder the object of this key lies in; None for any other place."""
+    top, _, rest = key.partition("/")
+    name = rest.partition("/")[0]
+    return name if top == STUDIES and name not in ("", COLLECTOR) else None
 
 
 def experiment(name: str) -> str:
@@ -102,14 +118,30 @@ def parse_manifest(key: str) -> ManifestKey | None:
     return ManifestKey(found[1], int(found[2]), int(found[3])) if found else None
 
 
+def is_manifest(key: str) -> bool:
+    """Is this the key of a checkpoint's manifest?"""
+    return parse_manifest(key) is not None
+
+
+def checkpoint_of(key: str) -> ManifestKey | None:
+    """Which checkpoint the file of this key belongs to; None when it belongs to none."""
+    return parse_manifest(f"{folder(key)}/manifest.json")
+
+
 def controls(name: str) -> str:
     """The folder of requests to the study's driver, such as stop."""
     return f"{study(name)}/control"
 
 
-def control(name: str, request: str) -> str:
-    """One request to the study's driver."""
-    return f"{controls(name)}/{request}.json"
+def control(name: str, epoch: int, request: str) -> str:
+    """One request to the study's driver under fencing epoch `epoch`."""
+    return f"{controls(name)}/{epoch:06d}-{request}.json"
+
+
+def parse_control(key: str) -> int | None:
+    """Which fencing epoch a request speaks to; None when `key` is not one."""
+    found = _CONTROL.fullmatch(key)
+    return int(found[1]) if found else None
 
 
 def logs(name: str) -> str:
@@ -133,10 +165,26 @@ def export(name: str, trial: str, file: str = "") -> str:
 
 
 def blob(sha256: str) -> str:
-    """A content-addressed blob."""
-    return f"blobs/sha256/{sha256[:2]}/{sha256}"
+    """A content-addressed blob. Raises StorageError for a name that is no sha256 in hex."""
+    if not _SHA256.fullmatch(str(sha256)):
+        raise StorageError(
+            f"a blob is named by its sha256, 64 hex digits, not {sha256!r:.80}: what names it is"
+            " damaged"
+        )
+    return f"{BLOBS}/sha256/{sha256[:2]}/{sha256}"
+
+
+def parse_blob(key: str) -> str | None:
+    """The sha256 in a blob's key; None when `key` is not one."""
+    found = _BLOB.fullmatch(key)
+    return found[2] if found and found[2].startswith(found[1]) else None
 
 
 def pretrained(fingerprint: str) -> str:
     """What is known about an auxiliary that was pre-trained here: its blob and its metrics."""
-    return f"pretrained/{fingerprint}.json"
+    return f"{PRETRAINED}/{fingerprint}.json"
+
+
+def folder(key: str) -> str:
+    """The folder in which the object of this key lies; "" for the top one."""
+    return key.rpartition("/")[0]

@@ -2,6 +2,10 @@
 
 An observer never compares clocks: it watches the counter and counts on its own monotonic clock.
 A conditional put has several winners on some servers, so a claim is read back after a while.
+
+An owner may be stopped for any time and woken after another one has taken over. What it then still
+writes under its own epoch nobody reads; what knows no epochs (MLflow) it writes only while it is
+`sure`.
 """
 
 import json
@@ -15,10 +19,14 @@ from types import TracebackType
 
 from orchestrator.errors import RequestError, StorageError
 from orchestrator.storage import layout, process
+from orchestrator.storage.formats import check_format
 from orchestrator.storage.uri import AlreadyThere, Damaged, Missing, Store
 
 _LOG = logging.getLogger(__name__)
 _FORMAT = 1
+_LARGEST_BYTES = 64 * 1024
+_LOOK_SECONDS = 0.1
+_TOOK_OVER = "has taken over; what this process still writes is never read"
 
 
 class StudyIsOwned(RequestError):
@@ -71,10 +79,12 @@ class Owner:
 class Lease:
     """The right to write under a study's prefix. A context manager that releases at its end."""
 
-    def __init__(self, store: Store, study: str, owner: Owner) -> None:
+    def __init__(self, store: Store, study: str, owner: Owner, sure_seconds: float) -> None:
         self._store = store
         self._study = study
         self._owner = owner
+        self._sure_seconds = sure_seconds
+        self._renewed = _clock()
         self._why = ""
         self._ended = threading.Event()
         self._beating = threading.Lock()
@@ -101,7 +111,7 @@ class Lease:
             if newest is not None and not newest.gone:
                 _watch(store, study, newest, expiry_seconds)
             if (owner := _claim(store, study)) is not None:
-                lease = cls(store, study, owner)
+                lease = cls(store, study, owner, expiry_seconds / 2)
                 lease._start(heartbeat_seconds)
                 return lease
 
@@ -115,16 +125,44 @@ class Lease:
         """Tells this owner from another one of the same epoch, should a server let two in."""
         return self._owner.token
 
+    @property
+    def sure(self) -> bool:
+        """Whether nobody else can be the owner by now, because the lease was renewed lately.
+
+        Judged by a clock that runs on while this process, or its machine, is stopped. Without a
+        store that answers it is not sure either: the store may be away from here alone.
+        """
+        return not self.lost.is_set() and _clock() - self._renewed < self._sure_seconds
+
     def check(self) -> None:
         """Raises LeaseLost, saying to whom, once the lease is lost."""
         if self.lost.is_set():
             raise LeaseLost(self._why)
 
-    def lose(self, why: str) -> None:
-        """Stop being the owner: somebody else was seen writing."""
-        self._why = f"study {self._study!r}: lost lease epoch {self.epoch}: {why}"
-        self._ended.set()
-        self.lost.set()
+    def wait_until_sure(self, seconds: float) -> None:
+        """Wait for a heartbeat, at most so long: the store may be away. Raises LeaseLost."""
+        deadline = time.monotonic() + seconds
+        while not (self.sure or self.lost.is_set()) and time.monotonic() < deadline:
+            self.lost.wait(_LOOK_SECONDS)
+        self.check()
+
+    def confirm(self) -> None:
+        """As `check`, after a look into the store. Raises LeaseLost, StorageError."""
+        with self._beating:
+            self._beat()
+        self.check()
+
+    def lose(self, why: str, newer: int | None = None) -> None:
+        """Stop being the owner: somebody else was seen writing, under the epoch `newer`."""
+        if not self.lost.is_set():
+            self._why = str(self.lost_to(newer, why))
+            self._ended.set()
+            self.lost.set()
+
+    def lost_to(self, newer: int | None, why: str) -> LeaseLost:
+        """The error of an owner that lost to another one of the epoch `newer`."""
+        epochs = self.epoch if newer is None or newer == self.epoch else f"{self.epoch} < {newer}"
+        return LeaseLost(f"study {self._study!r}: lost lease epoch {epochs}: {why}")
 
     def release(self) -> None:
         """Give the study back, so that the next acquire is instant. May be called twice."""
@@ -167,40 +205,47 @@ class Lease:
     def _beat(self) -> None:
         if self._ended.is_set():
             return
+        began = _clock()
         newest = read_owner(self._store, self._study)
         if newest is not None and newest.token != self.token and newest.epoch >= self.epoch:
-            self.lose(f"{newest.epoch} is held by process {newest.pid} on {newest.host}")
+            self.lose(f"process {newest.pid} on {newest.host} {_TOOK_OVER}", newest.epoch)
             return
         self._owner = replace(self._owner, counter=self._owner.counter + 1)
         self._write()
+        self._renewed = began
 
     def _write(self) -> None:
         self._store.put(layout.lease(self._study, self.epoch), _to_bytes(self._owner))
 
 
+def newest_epoch(store: Store, study: str) -> int:
+    """The fencing epoch of the newest owner, released or not; 0 when nobody ever owned it."""
+    leases = store.list(layout.leases(study))
+    return max((layout.parse_lease(entry.key) or 0 for entry in leases), default=0)
+
+
 def read_owner(store: Store, study: str) -> Owner | None:
     """The newest lease of a study, released or not; None when nobody ever owned it."""
-    epochs = [layout.parse_lease(entry.key) or 0 for entry in store.list(layout.leases(study))]
-    if not epochs:
+    epoch = newest_epoch(store, study)
+    if epoch == 0:
         return None
     try:
-        return _read(store, study, max(epochs))
+        return _read(store, study, epoch)
     except Missing:  # deleted by hand, just now
         return None
 
 
 def _read(store: Store, study: str, epoch: int) -> Owner:
     key = layout.lease(study, epoch)
-    content = store.get(key)
+    content = store.get_within(key, _LARGEST_BYTES)
     try:
         said = json.loads(content)
-        if said.pop("format") <= _FORMAT:
-            return Owner(**said)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        check_format(said.pop("format"), _FORMAT, f"{store.uri}/{key}")
+        return Owner(**said)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(
             f"{store.uri}/{key} is no lease: {error}; delete it when nobody runs the study"
         ) from error
-    raise StorageError(f"{store.uri}/{key} was written by a newer release: upgrade")
 
 
 def _watch(store: Store, study: str, owner: Owner, expiry_seconds: float) -> None:
@@ -239,10 +284,15 @@ def _claim(store: Store, study: str) -> Owner | None:
 
 def _next_epoch(store: Store, study: str) -> int:
     """Above every epoch that was ever used, also if somebody deleted the leases."""
-    leases = [layout.parse_lease(entry.key) or 0 for entry in store.list(layout.leases(study))]
     segments = [layout.parse_segment(entry.key) for entry in store.list(layout.journal(study))]
-    return 1 + max([0, *leases, *(at.epoch for at in segments if at is not None)])
+    written = (at.epoch for at in segments if at is not None)
+    return 1 + max(newest_epoch(store, study), *written, 0)
 
 
 def _to_bytes(owner: Owner) -> bytes:
     return json.dumps({"format": _FORMAT, **asdict(owner)}).encode()
+
+
+def _clock() -> float:
+    """Seconds that also pass while the machine sleeps, where it has such a clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

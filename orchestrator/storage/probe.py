@@ -203,5 +203,3 @@ def _empty(store: Store) -> None:
     with suppress(BotoCoreError, ClientError):  # the probe itself has said what does not work
         for one in client.list_objects_v2(Bucket=bucket, Prefix=start).get("Contents", ()):
             client.delete_object(Bucket=bucket, Key=one["Key"])
-        for one in client.list_multipart_uploads(Bucket=bucket, Prefix=start).get("Uploads", ()):
-            client.abort_multipart_upload(Bucket=bucket, Key=one["Key"], UploadId=one["UploadId"])

@@ -2,10 +2,14 @@
 
 import os
 import platform
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # it ships no types
+
+_ROUNDS = 3
+"""Until nobody is left who was started while the others were ended."""
 
 
 def host() -> str:
@@ -48,6 +52,25 @@ def started(pid: int) -> float | None:
         return None if found.status() == psutil.STATUS_ZOMBIE else float(found.create_time())
     except psutil.Error:
         return None
+
+
+def kill_descendants() -> None:
+    """kill -9 all processes that this one has started, and those that they have started."""
+    for _ in range(_ROUNDS):
+        family = psutil.Process().children(recursive=True)
+        living = [one for one in family if one.is_running() and not _is_zombie(one)]
+        if not living:
+            return
+        for one in living:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+
+
+def _is_zombie(one: psutil.Process) -> bool:
+    try:
+        return bool(one.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _text(path: Path) -> str | None:

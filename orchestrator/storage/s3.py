@@ -6,10 +6,10 @@ seen with its size and the digest that went up with it.
 
 import hashlib
 import io
-import random
 import secrets
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +19,15 @@ from orchestrator.errors import StorageError
 from orchestrator.storage import clients
 from orchestrator.storage.address import Bucket
 from orchestrator.storage.s3_errors import code_of, explained
-from orchestrator.storage.uri import AlreadyThere, Damaged, Entry, Missing, Store, check_key
+from orchestrator.storage.s3_read import RANGE_BYTES, Reading
+from orchestrator.storage.uri import AlreadyThere, Entry, Missing, Store, check_key, damaged
 
 _READ_BACK_BYTES = 256 * 1024
 """Up to it reading an object costs about as much as asking for its size."""
 _CHUNK_BYTES = 4 * 1024 * 1024
 _KEY_BYTES = 1024
-_UPLOADS = 8
+UPLOADS = 8
+"""Parts of one object that are on their way at once."""
 _LOOKS = 3
 _LOOK_SECONDS = 0.2
 _SHA256, _WRITER = "m2pt-sha256", "m2pt-writer"
@@ -42,6 +44,8 @@ class S3Store(Store):
     attempts: int = clients.ATTEMPTS
     part_bytes: int = 16 * 1024 * 1024
     """Larger objects are uploaded in parts of this size, several at a time."""
+    range_bytes: int = RANGE_BYTES
+    """Larger objects are read in ranges of this size, several at a time."""
     page_size: int = 1000
     """Keys in one answer to `list`."""
 
@@ -58,6 +62,11 @@ class S3Store(Store):
         return replace(self, attempts=clients.QUICK_ATTEMPTS)
 
     def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> None:
+        self.put_known(key, data, "", if_absent=if_absent)
+
+    def put_known(
+        self, key: str, data: bytes | Path, sha256: str, *, if_absent: bool = False
+    ) -> None:
         where, shown = self._at(key), self._shown(key)
         if if_absent and self.size(key) is not None:  # some servers ignore the condition below
             raise AlreadyThere(f"{shown} is already there")
@@ -65,7 +74,7 @@ class S3Store(Store):
         with _reading(data, shown) as source, explained("write", shown):
             size = source.seek(0, io.SEEK_END)
             if size > self.part_bytes:
-                about = {_SHA256: _sha256(source), _WRITER: writer}
+                about = {_SHA256: sha256 or _sha256(source), _WRITER: writer}
                 self._upload(source, about, where)
             else:
                 source.seek(0)
@@ -74,9 +83,30 @@ class S3Store(Store):
                 self._put_whole(content, about, where, if_absent=if_absent)
         self._verify(key, size, about, if_absent=if_absent)
 
+    def put_hashing(self, key: str, data: bytes) -> str:
+        if len(data) <= self.part_bytes:
+            return super().put_hashing(key, data)
+        about = {_WRITER: secrets.token_hex(8)}
+        with explained("write", self._shown(key)), ThreadPoolExecutor(1) as beside:
+            digest = beside.submit(hashlib.sha256, data)
+            self._upload(io.BytesIO(data), about, self._at(key))
+        self._verify(key, len(data), about, if_absent=False)
+        return digest.result().hexdigest()
+
     def chunks(self, key: str) -> Iterator[bytes]:
-        with explained("read", self._shown(key)):
-            yield from self._pieces(key)
+        return self.verified(key, "")
+
+    def verified(self, key: str, sha256: str) -> Iterator[bytes]:
+        where, shown, digest = self._at(key), self._shown(key), hashlib.sha256()
+        with explained("read", shown):
+            reading = Reading(self._client, where, shown, self.attempts, self.range_bytes)
+            first = reading.first()
+            for piece in reading.pieces(first):
+                digest.update(piece)
+                yield piece
+        for wanted in (_about(first).get(_SHA256), sha256):
+            if wanted and wanted != digest.hexdigest():
+                raise damaged(shown, digest.hexdigest(), wanted)
 
     def list(self, prefix: str = "") -> list[Entry]:
         root = f"{self.bucket.prefix}/" if self.bucket.prefix else ""
@@ -88,7 +118,7 @@ class S3Store(Store):
                 PaginationConfig={"PageSize": self.page_size},
             )
             found = [
-                Entry(one["Key"].removeprefix(root), one["Size"])
+                Entry(one["Key"].removeprefix(root), one["Size"], one["LastModified"].timestamp())
                 for page in pages
                 for one in page.get("Contents", ())
                 if not one["Key"].endswith("/")  # what other programs leave for an empty folder
@@ -173,17 +203,23 @@ class S3Store(Store):
 
         source.seek(0)
         reader = source if isinstance(source, io.BytesIO) else _Digesting(source)
-        self._client.upload_fileobj(
-            reader,
-            where["Bucket"],
-            where["Key"],
-            ExtraArgs={"Metadata": dict(about)},
-            Config=TransferConfig(
-                multipart_threshold=self.part_bytes,
-                multipart_chunksize=self.part_bytes,
-                max_concurrency=_UPLOADS,
-            ),
+        transfer = TransferConfig(
+            multipart_threshold=self.part_bytes,
+            multipart_chunksize=self.part_bytes,
+            max_concurrency=UPLOADS,
         )
+        try:
+            self._client.upload_fileobj(
+                reader,
+                where["Bucket"],
+                where["Key"],
+                ExtraArgs={"Metadata": dict(about)},
+                Config=transfer,
+            )
+        except self._client.exceptions.ClientError as error:
+            # complete already, when the answer that said so got lost and it was asked again
+            if code_of(error) != "NoSuchUpload" or not self._is_ours(where, about):
+                raise
         if isinstance(reader, _Digesting) and reader.digest.hexdigest() != about[_SHA256]:
             raise StorageError(
                 f"s3://{where['Bucket']}/{where['Key']}: the file changed while read"
@@ -226,48 +262,6 @@ class S3Store(Store):
         if content is not None and hashlib.sha256(content).hexdigest() != about[_SHA256]:
             return "gave other bytes"
         return ""
-
-    def _pieces(self, key: str) -> Iterator[bytes]:
-        """An object's content; a body that breaks off is taken up where it did."""
-        from botocore.exceptions import HTTPClientError, IncompleteReadError
-
-        digest, failures, offset = hashlib.sha256(), 0, 0
-        first = answer = self._client.get_object(**self._at(key))
-        while True:
-            try:
-                for piece in answer["Body"].iter_chunks(_CHUNK_BYTES):
-                    offset, failures = offset + len(piece), 0
-                    digest.update(piece)
-                    yield piece
-                break
-            except (HTTPClientError, IncompleteReadError):
-                failures += 1
-                if failures >= self.attempts:
-                    raise
-                if offset == first["ContentLength"]:
-                    break
-            time.sleep(random.random() * min(2**failures, 8))
-            answer = self._rest(key, offset, first["ETag"])
-        announced = _about(first).get(_SHA256)
-        if announced not in (None, digest.hexdigest()):
-            raise Damaged(
-                f"{self._shown(key)} is damaged: the sha256 of its {offset} bytes is"
-                f" {digest.hexdigest()}, {announced} went up"
-            )
-
-    def _rest(self, key: str, offset: int, etag: str) -> Mapping[str, Any]:
-        """An object from `offset` on, as long as it is still the same one."""
-        try:
-            answer: Mapping[str, Any] = self._client.get_object(
-                **self._at(key), Range=f"bytes={offset}-", IfMatch=etag
-            )
-        except self._client.exceptions.ClientError as error:
-            if code_of(error) in _TAKEN:
-                raise StorageError(
-                    f"{self._shown(key)} was replaced while it was read: read it again"
-                ) from error
-            raise
-        return answer
 
 
 class _Digesting:

@@ -32,6 +32,10 @@ REMEDIES = {
     "AuthorizationHeaderMalformed": "the bucket is in another region: set AWS_REGION",
     "IllegalLocationConstraintException": "the bucket is in another region: set AWS_REGION",
     "MissingContentLength": f"this server does not take trailing checksums: {CHECKSUM_REMEDY}",
+    "NoSuchUpload": "somebody ended the upload, or a rule of the bucket did: try again",
+    "BadDigest": "the bytes changed on their way: try again, and check network and proxies",
+    "XAmzContentSHA256Mismatch": "the bytes changed on their way: try again, and check network and"
+    " proxies",
     "QuotaExceeded": "free some space there, or raise the quota, and resume",
     "XMinioStorageFull": "free some space there and resume",
     "InsufficientCapacity": "free some space there and resume",
@@ -59,7 +63,16 @@ _ACTIONS = {
     "list": "s3:ListBucket",
     "delete": "s3:DeleteObject",
 }
-_PASSING = ("SlowDown", "RequestTimeout", "ServiceUnavailable", "InternalError")
+_PASSING = (
+    "SlowDown",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "InternalError",
+    "IncompleteBody",
+    "NoSuchUpload",
+    "BadDigest",
+    "XAmzContentSHA256Mismatch",
+)
 _EXPIRED_REMEDY = "the credentials have expired: renew them, and resume"
 _NO_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a profile, or a role)"
 

@@ -4,9 +4,12 @@ A `Store` is what the rest of the project knows. folder.py keeps objects in a fo
 bucket. Keys are relative posix paths.
 """
 
+import hashlib
+import io
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.errors import StorageError
@@ -35,10 +38,15 @@ class Damaged(StorageError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One object in a listing."""
+    """One object in a listing.
+
+    `modified` is when it was last written, in unix seconds by the store's clock; where that is not
+    known it is never long ago. It takes no part in comparisons.
+    """
 
     key: str
     size: int
+    modified: float = field(default=math.inf, compare=False)
 
 
 class Store(ABC):
@@ -97,7 +105,57 @@ class Store(ABC):
 
     def get(self, key: str) -> bytes:
         """The content of an object. Raises Missing."""
-        return b"".join(self.chunks(key))
+        return collected(self.chunks(key))
+
+    def put_known(
+        self, key: str, data: bytes | Path, sha256: str, *, if_absent: bool = False
+    ) -> None:
+        """As `put`, of content whose digest (hex) is known: it is not computed once more."""
+        del sha256
+        self.put(key, data, if_absent=if_absent)
+
+    def put_hashing(self, key: str, data: bytes) -> str:
+        """As `put`; the sha256 of `data` (hex), computed while it is on its way.
+
+        What a store then remembers of the object need not hold its digest: only `verified` and
+        `get_known` are sure to find out whether it was altered since.
+        """
+        sha256 = hashlib.sha256(data).hexdigest()
+        self.put_known(key, data, sha256)
+        return sha256
+
+    def verified(self, key: str, sha256: str) -> Iterator[bytes]:
+        """As `chunks`; raises Damaged after the last piece unless all have this digest (hex)."""
+        digest = hashlib.sha256()
+        for piece in self.chunks(key):
+            digest.update(piece)
+            yield piece
+        if digest.hexdigest() != sha256:
+            raise damaged(f"{self.uri}/{key}", digest.hexdigest(), sha256)
+
+    def get_known(self, key: str, sha256: str) -> bytes:
+        """As `get`, of content of this digest. Read twice before Damaged is raised: what was
+        altered on its way here is sound the second time."""
+        try:
+            return collected(self.verified(key, sha256))
+        except Damaged:
+            return collected(self.verified(key, sha256))
+
+    def get_within(self, key: str, most_bytes: int) -> bytes:
+        """As `get`, of an object that has no reason to be larger. Raises Damaged when it is.
+
+        No more than that, and a piece, is ever held in memory.
+        """
+        pieces, held = [], 0
+        for piece in self.chunks(key):
+            held += len(piece)
+            if held > most_bytes:
+                raise Damaged(
+                    f"{self.uri}/{key} has {self.size(key)} bytes, and what is kept there has at"
+                    f" most {most_bytes}: it is not read"
+                )
+            pieces.append(piece)
+        return b"".join(pieces)
 
     def exists(self, key: str) -> bool:
         """Is there an object of this key?"""
@@ -109,6 +167,19 @@ class Store(ABC):
         Only to save a copy: never to be written to, and callers must cope with None.
         """
         return None
+
+
+def collected(pieces: Iterable[bytes]) -> bytes:
+    """The pieces as one; large ones are not in memory twice."""
+    whole = io.BytesIO()
+    for piece in pieces:
+        whole.write(piece)
+    return whole.getvalue()
+
+
+def damaged(shown: str, found: str, wanted: str) -> Damaged:
+    """The error for an object, shown as given, whose sha256 is not what it should be."""
+    return Damaged(f"{shown} is damaged: its sha256 is {found}, and should be {wanted}")
 
 
 def check_key(key: str) -> str:

@@ -152,8 +152,8 @@ class Moved:
         data: of the files that every worker's process reads; 0 where samples are generated.
         auxiliaries: fetched once by every node that trains.
         checkpoint: the largest state of one trial.
-        kept: of the newest states of all trials, which stay.
-        written: of all states; from one to the next of a trial the older one is deleted.
+        kept: of the states of all trials that stay while it runs, if every trial runs out.
+        written: of all states, those included that go when a later one is complete.
         export: the plain model.
     """
 
@@ -227,12 +227,13 @@ def study_cost(
     sources = [
         name for name in possible_auxiliaries(experiment) if not is_control(experiment, name)
     ]
-    states = [trial.checkpoint_bytes for stage in stages for trial in stage]
+    trials = [trial for stage in stages for trial in stage]
+    at_most = experiment.checkpoints.keep_last + experiment.checkpoints.keep_best
     moved = Moved(
         data=data_bytes,
         auxiliaries=len(sources) * block_bytes(experiment.model),
-        checkpoint=max(states),
-        kept=sum(states),
+        checkpoint=max(trial.checkpoint_bytes for trial in trials),
+        kept=sum(trial.checkpoint_bytes * min(at_most, trial.stored) for trial in trials),
         written=written(stages),
         export=item_bytes(experiment.resources) * (numbers.parameters + numbers.buffers),
     )

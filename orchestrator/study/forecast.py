@@ -114,8 +114,13 @@ class ForeseenTrial:
             for share, epochs, stored in self._segments(stopped=stopped)
         )
 
+    @property
+    def stored(self) -> int:
+        """How many checkpoints it writes if it runs out."""
+        return sum(stored for _, _, stored in self._segments(stopped=False))
+
     def written_bytes(self, *, stopped: bool) -> float:
-        """Of checkpoints, as `seconds`; it keeps the newest alone."""
+        """Of checkpoints, as `seconds`."""
         return sum(
             share * stored * self.checkpoint_bytes
             for share, _, stored in self._segments(stopped=stopped)

@@ -7,7 +7,7 @@ from orchestrator.config.experiment import Experiment
 from orchestrator.study.agenda import Agenda
 from orchestrator.study.selection import ArmRow, best_arm, leaderboard
 from orchestrator.study.trial import TrialPlan
-from orchestrator.study.view import RecordView
+from orchestrator.study.view import ENDED_WELL, RecordView, StudyView
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,32 @@ def to_settle(record: RecordView, experiment: Experiment, agenda: Agenda) -> lis
     One trial is exported: the best seed, on validation, of the best arm (of the baseline where no
     arm has a pathway).
     """
-    rows = leaderboard(record, experiment)
-    best = best_arm(record, experiment)
-    baselines = [row for row in rows if row.kind == "baseline"]
-    arms = [*baselines, *([best] if best else [])]
-    arms += [row for row in rows if best and row.control_of == best.arm]
-    chosen = best or (baselines[0] if baselines else None)
+    arms = compared(record, experiment)
+    baselines = [row for row in arms if row.kind == "baseline"]
+    chosen = best_arm(record, experiment) or (baselines[0] if baselines else None)
     exported = _best_seed(chosen, record, experiment) if chosen else None
     names = dict.fromkeys(trial for row in arms for trial in _finished(row, record).values())
     return [Settlement(agenda.plan_of(record, name), name == exported) for name in names]
+
+
+def compared(record: RecordView, experiment: Experiment) -> list[ArmRow]:
+    """The arms that the verdict compares: baseline, best arm, its control."""
+    rows = leaderboard(record, experiment)
+    best = best_arm(record, experiment)
+    arms = [row for row in rows if row.kind == "baseline"] + ([best] if best else [])
+    return arms + [row for row in rows if best and row.control_of == best.arm]
+
+
+def to_export(record: StudyView, experiment: Experiment) -> str | None:
+    """The trial to export where none is named: the one that the study exported last, else one of
+    the best arm, else the first that has ended; None before."""
+    done = [name for name, trial in record.trials.items() if trial.status in ENDED_WELL]
+    exported = [name for name in done if record.trials[name].exported is not None]
+    if exported:
+        return exported[-1]
+    best = best_arm(record, experiment)
+    chosen = [name for name in (best.trials.values() if best else ()) if name in done]
+    return next(iter((*chosen, *done)), None)
 
 
 def _finished(row: ArmRow, record: RecordView) -> Mapping[int, str]:

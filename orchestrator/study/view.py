@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 Stage: TypeAlias = Literal["baseline", "search", "confirm", "control"]
 UNFINISHED = ("planned", "running")
+ENDED_WELL = ("finished", "stopped")
 
 
 class EpochView(Protocol):
@@ -69,6 +70,26 @@ class RecordView(Protocol):
 
     @property
     def trials(self) -> Mapping[str, TrialView]:
+        """By trial id, in the order in which they were planned."""
+
+
+class KeptTrial(TrialView, Protocol):
+    """One trial so far, and what was kept of it."""
+
+    @property
+    def exported(self) -> str | None:
+        """Where its export lies, if it was exported."""
+
+
+class StudyView(Protocol):
+    """One study so far, and how far it is."""
+
+    @property
+    def status(self) -> str:
+        """planned, running, finished or stopped."""
+
+    @property
+    def trials(self) -> Mapping[str, KeptTrial]:
         """By trial id, in the order in which they were planned."""
 
 

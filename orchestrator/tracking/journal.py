@@ -4,11 +4,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from orchestrator import environment
+from orchestrator import clock, environment
 from orchestrator.errors import StorageError
 from orchestrator.storage import layout
 from orchestrator.storage.checkpoints import Accepted, manifest_keys
@@ -26,6 +27,8 @@ __all__ = ["Event", "Journal", "JournalReader", "read_events"]
 _LOG = logging.getLogger(__name__)
 _MAX_EVENTS = 2000
 """In one segment."""
+_MAX_CHARACTERS = 8 * 1024 * 1024
+"""In one segment, but for the event that goes beyond."""
 _MAX_PAUSE_SECONDS = 10.0
 _OPEN_SECONDS = 30.0
 
@@ -72,10 +75,7 @@ class Journal:
         address = f"{store.uri}/{layout.study(study)}"
         view = JournalReader(store, study).view()
         if view.epoch >= lease.epoch:
-            raise LeaseLost(
-                f"study {study!r}: lease epoch {lease.epoch}, but its journal was taken over under"
-                f" epoch {view.epoch}"
-            )
+            raise lease.lost_to(view.epoch, "its journal has been taken over")
         journal = cls(store, study, lease, Spool(folder, address, lease.token))
         journal._take_over(view)
         for number, event in left_over(folder, address, view.token):
@@ -118,7 +118,7 @@ class Journal:
         Raises LeaseLost; ValueError for what is no event.
         """
         self._lease.check()
-        line = to_line(event, now=time.time())
+        line = to_line(_without_secrets(event), now=clock.now())
         kept = from_line(line)  # what readers will see, whatever the caller does to `event`
         with self._changed:
             if self._ended:
@@ -205,7 +205,7 @@ class Journal:
             "segments": [segments.name_of(at) for at in view.segments],
             "manifests": [key.removeprefix(folder) for key in manifests],
         }
-        line = to_line(takeover, now=time.time())
+        line = to_line(takeover, now=clock.now())
         self._waiting.append(line)
         self._written = 1
         self._put(1)
@@ -253,7 +253,9 @@ class Journal:
             if self._waiting:
                 self._changed.wait_for(lambda: self._urgent or self._ended, pause)
             self._urgent = False
-            return min(len(self._waiting), _MAX_EVENTS)
+            sizes = accumulate(len(line) for line in self._waiting[:_MAX_EVENTS])
+            fitting = sum(size <= _MAX_CHARACTERS for size in sizes)
+            return min(len(self._waiting), fitting + 1, _MAX_EVENTS)
 
     def _put(self, size: int) -> None:
         """Write the next segment. Raises StorageError; LeaseLost when another has written it."""
@@ -281,3 +283,9 @@ class Journal:
             if self._lease.lost.wait(0.1):
                 return False
         return not self._given_up
+
+
+def _without_secrets(event: Mapping[str, Any]) -> dict[str, Any]:
+    """What a library said when something failed may hold a password; the journal is for ever."""
+    said = {name: event[name] for name in ("error", "why") if isinstance(event.get(name), str)}
+    return {**event, **{name: environment.redacted(text) for name, text in said.items()}}

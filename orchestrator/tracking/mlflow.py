@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from orchestrator import environment
+from orchestrator.storage.lease import Lease
 from orchestrator.tracking.events import FIELDS, URGENT
 from orchestrator.tracking.reconcile import (
     Change,
@@ -22,7 +24,7 @@ from orchestrator.tracking.reconcile import (
     trial_change,
 )
 from orchestrator.tracking.record import StudyRecord
-from orchestrator.tracking.runs import Order, Runs, compare_url, without_secret
+from orchestrator.tracking.runs import NotOurs, Order, Runs, compare_url, without_secret
 
 __all__ = ["Order", "Tracker", "TrackerState", "compare_url"]
 
@@ -51,8 +53,14 @@ class TrackerState:
 class Tracker:
     """One study in MLflow: a parent run, one child per trial. No server's fault is ever raised."""
 
-    def __init__(self, tracking_uri: str, experiment: str, study: str) -> None:
-        """`experiment` is the experiment's name in MLflow, `study` the study's."""
+    def __init__(
+        self, tracking_uri: str, experiment: str, study: str, lease: Lease | None = None
+    ) -> None:
+        """`experiment` is the experiment's name in MLflow, `study` the study's.
+
+        With `lease` nothing is sent while it is not sure that this driver still owns the study.
+        """
+        self._lease = lease
         self._uri = tracking_uri
         self._shown = without_secret(tracking_uri)
         self._experiment = experiment
@@ -75,8 +83,8 @@ class Tracker:
         self._have: dict[str, RunState] = {}
         self._dirty: dict[str, None] = {}
         self._stuck: str | None = None
-        self._doubt = False
-        """Did anything fail since the start?"""
+        self._doubt = lease is not None and lease.epoch > 1
+        """Did anything fail since the start, or may something of an earlier owner still arrive?"""
         self._points = 0
         self._url: str | None = None
         self._thread = threading.Thread(target=self._run, name=f"mlflow-{study}", daemon=True)
@@ -131,7 +139,7 @@ class Tracker:
             self._given_up = True
             self._changed.notify_all()
             complete = not self._thread.is_alive() and not self._unsent
-        if not complete and not closed_before:
+        if not complete and not closed_before and not self._lost:
             _LOG.warning("MLflow at %s is not complete: %s", self._shown, self._error or "no time")
         return complete
 
@@ -139,11 +147,18 @@ class Tracker:
         """The thread: gather what happened and send it; all of it again when that failed."""
         while not self._given_up:
             ending = self._gather()
+            if self._lost:
+                return
             if self._record.started is None and not ending:
                 continue  # files alone: there is no study yet that they could belong to
             try:
                 if self._record.started is not None:
                     self._bring_up_to_date(closed=ending)
+            except NotOurs:
+                self._runs, self._doubt = None, True
+                with self._changed:
+                    self._changed.wait_for(lambda: self._given_up, _FIRST_PAUSE_SECONDS)
+                continue
             except Exception as error:  # whatever it is, the study goes on without MLflow
                 self._wait_after(error)
                 continue
@@ -182,6 +197,13 @@ class Tracker:
         return bool(self._arrived or files or self._stopping)
 
     @property
+    def _lost(self) -> bool:
+        return self._lease is not None and self._lease.lost.is_set()
+
+    def _ours(self) -> bool:
+        return self._lease is None or self._lease.sure
+
+    @property
     def _stopping(self) -> bool:
         return self._ended or self._given_up
 
@@ -209,7 +231,7 @@ class Tracker:
 
     def _connect(self) -> None:
         """Look everything up anew: what was sent last may have arrived, or not."""
-        runs = Runs.open(self._uri, self._experiment)
+        runs = Runs.open(self._uri, self._experiment, self._ours)
         identity = study_id(self._study, self._record)
         self._have = runs.find(identity)
         self._dirty |= dict.fromkeys(self._record.trials)
@@ -249,7 +271,8 @@ class Tracker:
     def _wait_after(self, error: Exception) -> None:
         """Wait longer and longer before everything is looked up again."""
         self._runs, self._doubt = None, True
-        said = f"{type(error).__name__}: {error}".replace(self._uri, self._shown)[:500]
+        said = f"{type(error).__name__}: {error}".replace(self._uri, self._shown)
+        said = environment.redacted(said)[:500]
         with self._changed:
             if self._error is None:
                 _LOG.warning("MLflow at %s is away, the study goes on: %s", self._shown, said)

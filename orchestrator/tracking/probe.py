@@ -165,6 +165,7 @@ def _status_in(text: str) -> int:
 
 
 def _short(text: str) -> str:
+    text = environment.redacted(text)
     text = text.rpartition("Response body: ")[2] or text
     return text[:160].rstrip(" '.")
 

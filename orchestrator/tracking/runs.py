@@ -9,7 +9,7 @@ by the next look-up, which is why a study's runs are looked up again after every
 import fcntl
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,15 +27,26 @@ _PAGE = 1000
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
 
 
-class Runs:
-    """The runs of one MLflow experiment."""
+class NotOurs(Exception):
+    """Another driver may own the study by now: MLflow is left as it is."""
 
-    def __init__(self, client: Any, experiment_id: str) -> None:
+
+class Runs:
+    """The runs of one MLflow experiment.
+
+    MLflow knows no fencing epochs, so whether the study is still this driver's is asked anew
+    before each call that changes anything; where it may not be, the call raises NotOurs instead.
+    """
+
+    def __init__(self, client: Any, experiment_id: str, ours: Callable[[], bool]) -> None:
         self._client = client
+        self._ours = ours
         self.experiment_id = experiment_id
 
     @classmethod
-    def open(cls, tracking_uri: str, experiment: str) -> "Runs":
+    def open(
+        cls, tracking_uri: str, experiment: str, ours: Callable[[], bool] = lambda: True
+    ) -> "Runs":
         """Connect; the experiment, and an SQLite file, are made when they are not there."""
         environment.prepare_mlflow()
         from mlflow import MlflowClient
@@ -44,7 +55,7 @@ class Runs:
             logging.getLogger(name).setLevel(logging.WARNING)
         with _sole_opener(tracking_uri):
             client = MlflowClient(tracking_uri)
-            return cls(client, _experiment_id(client, tracking_uri, experiment))
+            return cls(client, _experiment_id(client, tracking_uri, experiment), ours)
 
     def find(self, study_id: str) -> dict[str, RunState]:
         """The runs of a study by trial id; the parent's key is "".
@@ -67,7 +78,7 @@ class Runs:
                 state = RunState(run.info.run_id, run.info.status, tags, frozenset(run.data.params))
                 if key in found:
                     twins = sorted((found[key], state), key=_progress)
-                    self._client.delete_run(twins[0].run_id)
+                    self._writer.delete_run(twins[0].run_id)
                     state = twins[1]
                 found[key] = state
             token = page.token
@@ -79,7 +90,7 @@ class Runs:
         tags = dict(change.tags)
         if parent is not None:
             tags["mlflow.parentRunId"] = parent
-        run = self._client.create_run(
+        run = self._writer.create_run(
             self.experiment_id, start_time=change.start_ms, tags=tags, run_name=change.name
         )
         return RunState(run.info.run_id, "RUNNING", tags, frozenset())
@@ -96,12 +107,13 @@ class Runs:
         except MlflowException as error:
             if error.error_code not in _REFUSALS:
                 raise
-            _LOG.warning("MLflow refuses a part of run %s: %s", have.run_id, error)
+            said = environment.redacted(str(error))
+            _LOG.warning("MLflow refuses a part of run %s: %s", have.run_id, said)
             sent = 0
         if change.status == "RUNNING":
-            self._client.update_run(have.run_id, status=change.status)
+            self._writer.update_run(have.run_id, status=change.status)
         elif change.status is not None:
-            self._client.set_terminated(have.run_id, change.status, end_time=change.end_ms)
+            self._writer.set_terminated(have.run_id, change.status, end_time=change.end_ms)
         return sent
 
     def put_file(self, run_id: str, name: str, content: bytes) -> None:
@@ -110,7 +122,14 @@ class Runs:
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / file
             path.write_bytes(content)
-            self._client.log_artifact(run_id, str(path), folder or None)
+            self._writer.log_artifact(run_id, str(path), folder or None)
+
+    @property
+    def _writer(self) -> Any:
+        """The client, for one call that changes something. Raises NotOurs."""
+        if not self._ours():
+            raise NotOurs
+        return self._client
 
     def _send_batches(self, change: Change, run_id: str) -> int:
         from mlflow.entities import Metric, Param, RunTag
@@ -123,7 +142,7 @@ class Runs:
             params = change.params if index == 0 else {}
             if not (points or tags or params):
                 continue
-            self._client.log_batch(
+            self._writer.log_batch(
                 run_id,
                 metrics=[Metric(p.key, p.value, p.time_ms, p.step) for p in points],
                 params=[Param(key, value) for key, value in params.items()],

@@ -12,15 +12,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.errors import StorageError
 from orchestrator.storage import layout
 from orchestrator.storage.checkpoints import Accepted
+from orchestrator.storage.formats import check_format
 from orchestrator.storage.layout import SegmentKey
 from orchestrator.storage.uri import Damaged, Missing, Store
 from orchestrator.tracking.events import Event, from_line
 
 FORMAT = 1
 """Of segments. Newer ones are refused, older ones are read."""
+LARGEST_BYTES = 64 * 1024 * 1024
+"""Of a segment that is read; what is written has less, unless one event alone has more."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,12 @@ def from_bytes(content: bytes, at: SegmentKey, shown: str) -> Segment:
     head, _, body = content.partition(b"\n")
     try:
         header = json.loads(head)
-        if header["format"] > FORMAT:
-            raise StorageError(
-                f"{shown} has format {header['format']}, this release reads up to {FORMAT}: upgrade"
-            )
+        check_format(header["format"], FORMAT, shown)
         if hashlib.sha256(body).hexdigest() != header["sha256"]:
             raise ValueError("its events are not those that were written")
         events = tuple(from_line(line) for line in body.splitlines())
         return Segment(at, header["token"], header["first"], events)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(
             f"{shown} is damaged: {error}. Bring it back from the bucket's versions or a copy; or"
             " delete it and resume: checkpoints make up for the epochs that it told of"
@@ -147,7 +146,7 @@ class JournalReader:
         if at not in self._known:
             key = layout.segment(self._study, *at)
             try:
-                content = self._store.get(key)
+                content = self._store.get_within(key, LARGEST_BYTES)
             except Missing:
                 return None
             self._known[at] = from_bytes(content, at, f"{self._store.uri}/{key}")

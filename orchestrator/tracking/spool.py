@@ -7,15 +7,20 @@ a convenience of one machine: without it, what is lost is what checkpoints do no
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from orchestrator.storage.formats import check_format
 from orchestrator.tracking.events import Event, from_line
 
 _LOG = logging.getLogger(__name__)
 _REWRITE_BYTES = 1 << 20
+FORMAT = 1
+_HEADER = b"spool %d\n" % FORMAT
+"""The first line; one of the time before formats were numbered begins with an event."""
 
 
 class Spool:
@@ -29,6 +34,7 @@ class Spool:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             self._file = os.fdopen(descriptor, "wb", buffering=0)
+            self._file.write(_HEADER)
         except OSError as error:
             self._refused(error)
 
@@ -51,7 +57,7 @@ class Spool:
     def clear(self) -> None:
         """The store has every event: begin anew, when it is worth it."""
         if self._file is not None and self._file.tell() > _REWRITE_BYTES:
-            self._file.seek(0)
+            self._file.seek(len(_HEADER))
             self._file.truncate()
 
     def close(self, *, remove: bool) -> None:
@@ -71,11 +77,18 @@ class Spool:
 
 
 def left_over(folder: Path, study: str, token: str) -> Iterator[tuple[int, Event]]:
-    """What the holder of a lease left in its spool: (number, event), up to the first torn line."""
+    """What the holder of a lease left in its spool: (number, event), up to the first torn line.
+
+    Raises WrongFormat for a spool of a newer release.
+    """
+    path = _path(folder, study, token)
     try:
-        lines = _path(folder, study, token).read_bytes().splitlines(keepends=True)
+        lines = path.read_bytes().splitlines(keepends=True)
     except OSError:
         return
+    if lines and (header := re.fullmatch(rb"spool (\d{1,9})\n", lines[0])):
+        check_format(int(header[1]), FORMAT, str(path))
+        del lines[0]
     for line in lines:
         number, _, text = line.partition(b" ")
         try:

@@ -1,4 +1,4 @@
-"""The benchmarks of a step and of tracking run to their end, on next to no work."""
+"""The benchmarks of a step, of tracking and of checkpoints run to their end, on next to no work."""
 
 import json
 import subprocess
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import step_overhead
+from benchmarks import checkpoint, step_overhead
 from benchmarks.step_overhead import Setting, Workload, contestants, differences, run
 from m2pt.training.recipe import Numerics
+from orchestrator.storage.uri import Store
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = Workload(width=16, depth=2, heads=2, image=32, patch=16, batch=2)
@@ -59,3 +60,12 @@ def test_tracking_compares_both_ways() -> None:
     assert done.returncode == 0, done.stderr
     (found,) = json.loads(done.stdout)
     assert found["ratio"] > 1
+
+
+@pytest.mark.slow
+def test_a_checkpoint_goes_up_and_comes_back_by_all_ways(s3: str) -> None:
+    found = {one.way: one for one in checkpoint.transfers(s3, mib=20, rounds=1)}
+    assert list(found) == ["up", "memory", "file"]
+    assert list(found["up"].mib_per_second) == ["boto3", "ours", "ray"]
+    assert all(low > 0 for one in found.values() for low, _, _ in one.ratios.values())
+    assert Store.open(s3).list() == []

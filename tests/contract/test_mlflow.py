@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.storage import lease as lease_module
+from orchestrator.storage.lease import Lease
+from orchestrator.storage.uri import Store
+from orchestrator.tracking.mlflow import Tracker
 from orchestrator.tracking.record import fold
 from tests.contract.mlflow_setup import (
     Json,
@@ -105,6 +109,38 @@ def test_a_study_is_followed_and_ends_in_time(tmp_path: Path, remote: Target) ->
     assert listed == ["experiment.yaml", "report"]
     local = mlflow.download_artifacts(parent.info.run_id, "experiment.yaml", str(tmp_path))
     assert Path(local).read_text() == "name: s\n"
+
+
+def test_an_owner_sends_nothing_while_it_may_be_none(
+    tmp_path: Path, local: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was frozen for longer than its lease lasts; then it is still the owner, then it is not."""
+    slept, clock = [0.0], lease_module._clock
+    monkeypatch.setattr(lease_module, "_clock", lambda: clock() + slept[0])
+
+    def shown() -> list[Json]:
+        return [run.to_dictionary() for run in local.runs.values()]
+
+    lease = Lease.acquire(Store.open(str(tmp_path / "studies")), "s", heartbeat_seconds=60)
+    tracker = Tracker(local.uri, local.experiment, "s", lease)
+    study = Study(lambda event: tracker.observe({"time": 1.0, **event}))
+    study.plan("t")
+    study.start("t")
+    assert tracker.flush(60)
+    before, slept[0] = shown(), 20.0
+    study.epoch("t", 1)
+    assert not tracker.flush(1.5)
+    assert shown() == before
+    lease.confirm()
+    assert tracker.flush(60)
+    assert shown() != before
+    before, slept[0] = shown(), 40.0
+    study.say("failed", trial="t", error="of an owner that is none", attempts=1)
+    lease.lose("somebody else has it", 2)
+    began = time.monotonic()
+    assert not tracker.close(60)
+    assert time.monotonic() - began < 5
+    assert shown() == before
 
 
 def test_a_server_killed_in_the_middle_misses_nothing(

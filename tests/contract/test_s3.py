@@ -14,15 +14,13 @@ from typing import Any
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.httpsession import URLLib3Session
-from urllib3.exceptions import ProtocolError
 
 from orchestrator.errors import StorageError
 from orchestrator.storage import clients
-from orchestrator.storage.checkpoints import Accepted, TrialCheckpoints
 from orchestrator.storage.lease import Lease
 from orchestrator.storage.probe import check_writable, probe
 from orchestrator.storage.s3 import S3Store
-from orchestrator.storage.uri import AlreadyThere, Damaged, Store, Unreachable
+from orchestrator.storage.uri import AlreadyThere, Store, Unreachable
 from orchestrator.tracking.journal import Journal, read_events
 from tests.swift import Swift, use
 
@@ -59,36 +57,6 @@ def said(status: int, body: str = "", **headers: str) -> AWSResponse:
             yield body.encode()
 
     return AWSResponse("http://none", status, headers, Raw())
-
-
-def error(status: int, code: str) -> Answer:
-    """An answer of S3 that says no."""
-    body = f"<Error><Code>{code}</Code><Message>no</Message></Error>"
-    return lambda request, **more: said(status, body)
-
-
-@pytest.mark.parametrize(
-    ("operation", "answer"),
-    [
-        ("UploadPart", error(403, "AccessDenied")),
-        ("UploadPart", error(503, "SlowDown")),
-        ("CompleteMultipartUpload", error(500, "InternalError")),
-        ("CompleteMultipartUpload", error(200, "InternalError")),
-        ("CreateMultipartUpload", error(403, "QuotaExceeded")),
-    ],
-    ids=["part refused", "part put off", "completion 500", "completion 200", "full"],
-)
-def test_a_failed_part_or_completion_is_never_believed(
-    store: S3Store, operation: str, answer: Answer
-) -> None:
-    trial = TrialCheckpoints(store, "s", "t", Accepted(1))
-    before = trial.save(1, {"state.safetensors": b"old"}, {})
-    with answering(operation, answer), pytest.raises(StorageError, match="cannot write s3://"):
-        trial.save(2, {"state.safetensors": b"x" * 6 * MIB}, {})
-    assert trial.load_latest() == (before, {"state.safetensors": b"old"})
-    assert trial.save(2, {"state.safetensors": b"x" * 6 * MIB}, {}).step == 2
-    uploads = clients.boto_client().list_multipart_uploads(Bucket=store.bucket.name)
-    assert not uploads.get("Uploads")
 
 
 def test_an_upload_that_only_seems_to_succeed_is_found(store: S3Store) -> None:
@@ -134,53 +102,6 @@ def test_a_conditional_put_whose_answer_got_lost_is_ours(store: S3Store) -> None
         store.put("a", b"mine", if_absent=True)
     assert lost == [200]
     assert store.get("a") == b"mine"
-
-
-def test_a_body_that_breaks_off_is_taken_up_where_it_did(store: S3Store) -> None:
-    content = bytes(range(256)) * (9 * MIB // 256)
-    store.put("a", content)
-    asked: list[str | None] = []
-
-    def breaking(request: Any, **more: Any) -> AWSResponse:
-        asked.append(request.headers.get("Range"))
-        answer = URLLib3Session().send(request)
-        if len(asked) < 3:
-            answer.raw = _Breaking(answer.raw, 5 * MIB)
-        return answer
-
-    with answering("GetObject", breaking):
-        assert store.get("a") == content
-    # what had come with the piece that broke is asked for again
-    assert [str(one).removeprefix("b'").removesuffix("'") for one in asked] == [
-        "None",
-        f"bytes={4 * MIB}-",
-        f"bytes={8 * MIB}-",
-    ]
-
-
-class _Breaking:
-    """A body that ends before its time."""
-
-    def __init__(self, raw: Any, left: int) -> None:
-        self._raw, self._left = raw, left
-
-    def read(self, amount: int) -> bytes:
-        if amount > self._left:
-            raise ProtocolError("broken")
-        self._left -= amount
-        return bytes(self._raw.read(amount))
-
-    def close(self) -> None:
-        self._raw.close()
-
-
-def test_a_flipped_bit_is_found_on_reading(store: S3Store, swift: Swift) -> None:
-    store.put("a", b"sound")
-    where = {"Bucket": store.bucket.name, "Key": f"{store.bucket.prefix}/a"}
-    about = swift.client().head_object(**where)["Metadata"]
-    swift.client().put_object(**where, Body=b"sounD", Metadata=about)
-    with pytest.raises(Damaged, match="went up"):
-        store.get("a")
 
 
 def test_an_outage_costs_time_and_nothing_else(s3: str, swift: Swift, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from orchestrator.config.io import as_text
@@ -15,6 +16,13 @@ from orchestrator.storage.uri import Store
 from tests.studies import TINY, experiment, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+
+
+def listens(pid: int) -> set[str]:
+    """The addresses of this machine at which a process, or what it has started, is reached."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    links = [link for one in family for link in one.net_connections("inet")]
+    return {link.laddr.ip for link in links if link.status == psutil.CONN_LISTEN}
 
 
 def test_ui_serves_the_studys_store(tmp_path: Path) -> None:
@@ -38,6 +46,7 @@ def test_ui_serves_the_studys_store(tmp_path: Path) -> None:
                 assert server.poll() is None
                 time.sleep(0.5)
         assert (tmp_path / "store" / "mlflow.db").exists()
+        assert listens(server.pid) == {"127.0.0.1"}
     finally:
         os.killpg(server.pid, signal.SIGKILL)  # a session of its own
         server.communicate()

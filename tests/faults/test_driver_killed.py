@@ -1,6 +1,6 @@
-"""kill -9 of a whole study: the same command goes on from what lies under its prefix."""
+"""kill -9 of a whole study: the same command goes on elsewhere from what lies under its prefix."""
 
-import shutil
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from orchestrator.storage.checkpoints import TrialCheckpoints
 from orchestrator.storage.uri import Store
 from orchestrator.tracking.journal import JournalReader
 from orchestrator.tracking.record import TrialRecord, fold
+from tests.faults.elsewhere import start_elsewhere
 from tests.studies import (
     SEARCH,
     check_each_trial_ended_once,
     check_no_epoch_was_trained_again,
     events,
+    finish,
     kill_all,
-    orchestrator,
     select,
     start,
     wait_until,
@@ -51,11 +52,13 @@ def test_the_same_command_goes_on_after_everything_was_killed(
     kill_all(driver)
     before = events(storage, "small")
     assert one_is_done_and_one_has_begun(before)
-    for place in ("studies/mlflow.db", "studies/mlflow-artifacts", "state", "cache"):
-        there = tmp_path / place
-        there.unlink() if there.is_file() else shutil.rmtree(there, ignore_errors=True)
 
-    assert orchestrator(tmp_path, *command)["exit_code"] == 0
+    far = leave_only_the_prefix(tmp_path, storage)
+    plant_pickles(storage, far / "unpickled")
+    (far / "small.yaml").write_text(SEARCH)
+    words = ("search", "small.yaml", "--storage", str(storage), *sets, "--json")
+    assert finish(start_elsewhere(far, "--host", "far", "--expiry", "5", *words))["exit_code"] == 0
+    assert not (far / "unpickled").exists()
     after = events(storage, "small")
     ended = check_each_trial_ended_once(after)
     assert after[: len(before)] == before
@@ -64,10 +67,42 @@ def test_the_same_command_goes_on_after_everything_was_killed(
     check_no_epoch_was_trained_again(after)
     check_who_trained_what(before, after)
     check_mlflow(f"sqlite:///{storage / 'mlflow.db'}", "small", fold(after))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(far / "cache"))
     for name, trial in fold(before).trials.items():
         if trial.epochs:
             check_it_is_as_if_nothing_had_been(storage, fold(after).trials[name])
+
+
+def leave_only_the_prefix(tmp_path: Path, storage: Path) -> Path:
+    """The folder of another machine, where there is no state and no cache; MLflow is empty."""
+    for path in storage.iterdir():
+        if path.name.startswith("mlflow"):
+            path.rename(tmp_path / path.name)
+    assert {path.name for path in storage.iterdir()} == {"blobs", "pretrained", "studies"}
+    far = tmp_path / "far"
+    far.mkdir()
+    return far
+
+
+class Canary:
+    """Whoever unpickles it makes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._file,)
+
+
+def plant_pickles(storage: Path, file: Path) -> None:
+    """Wherever Ray Tune, Ray Train or torch would look for what they have pickled."""
+    bad = pickle.dumps(Canary(file))
+    study = storage / "studies" / "small"
+    checkpoints = [path.parent for path in study.rglob("manifest.json")]
+    assert checkpoints
+    for folder in (storage, study, *checkpoints):
+        for name in ("tuner.pkl", "searcher-state-2026.pkl", "state.pt", ".metadata", "state.pkl"):
+            (folder / name).write_bytes(bad)
 
 
 def one_is_done_and_one_has_begun(happened: list[dict[str, Any]]) -> bool:

@@ -10,12 +10,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from orchestrator.storage import layout
 from orchestrator.storage.uri import Store
 from tests.ray.head import Head, running_head
-from tests.studies import PATIENCE_SECONDS, TINY, events, finish, select, wait_until
+from tests.studies import (
+    PATIENCE_SECONDS,
+    TINY,
+    check_each_trial_ended_once,
+    check_no_epoch_was_trained_again,
+    events,
+    finish,
+    select,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -114,6 +124,27 @@ def test_ctrl_c_drains_a_study_that_joined_the_head(head: Head) -> None:
     assert finish(driver, check=False)["exit_code"] == 130
     last = happened(head, "long")[-1]
     assert (last["kind"], last["why"]) == ("study_stopped", "SIGINT was received")
+
+
+def test_a_job_whose_supervisor_is_killed_goes_on_when_it_is_handed_in_again(head: Head) -> None:
+    longer = ("training.epochs=60", "training.batch_size=8")
+    following = submit(head, "orphan", *longer)
+    wait_until(following, lambda: len(select(happened(head, "orphan"), "epoch")) > 2)
+    family = psutil.Process().children(recursive=True)
+    titled = [one for one in family if "JobSupervisor" in " ".join(one.cmdline())]
+    running = [one for one in titled if "m2pt-orphan-1" in " ".join(one.environ().values())]
+    (supervisor,) = running or titled
+    driver = next(one for one in supervisor.children(recursive=True) if "search" in one.cmdline())
+    supervisor.kill()
+    lost = finish(following, check=False)
+    assert lost["exit_code"] == 5
+    psutil.wait_procs([driver], timeout=60)
+    before = happened(head, "orphan")
+    assert finish(submit(head, "orphan", *longer))["exit_code"] == 0
+    after = happened(head, "orphan")
+    assert after[: len(before)] == before
+    assert set(check_each_trial_ended_once(after).values()) == {"finished"}
+    check_no_epoch_was_trained_again(after)
 
 
 def test_a_job_whose_study_is_refused_ends_with_its_code(head: Head) -> None:

@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from orchestrator.storage import blobs, layout
+from orchestrator.storage.checkpoints import TrialCheckpoints
+from orchestrator.storage.uri import Store
+from orchestrator.tracking.journal import JournalReader
 from orchestrator.tracking.record import StudyRecord, fold
+from tests.contract.mlflow_setup import Target
 from tests.studies import (
     SEARCH,
     check_each_trial_ended_once,
@@ -148,7 +153,8 @@ def test_a_study_is_watched_stopped_and_resumed(searched: Searched) -> None:
     folder, name, storage = searched.folder, "small-train", ("--storage", "studies")
     longer = ("--set", "training.epochs=60", "--set", "pathway.auxiliary=audio")
     slower = ("--set", "training.batch_size=8", "--set", "data.limit=null")
-    driver = start(folder, "train", "small.yaml", *storage, *longer, *slower, "--json")
+    rarer = ("--set", "checkpoints.every_epochs=50")
+    driver = start(folder, "train", "small.yaml", *storage, *longer, *slower, *rarer, "--json")
     wait_until(driver, lambda: len(select(events(searched.storage, name), "epoch")) > 2)
 
     verbs = ("status", "report", "resume")
@@ -171,6 +177,15 @@ def test_a_study_is_watched_stopped_and_resumed(searched: Searched) -> None:
     assert orchestrator(folder, "status", name, *storage)["status"] == "stopped"
     trained = len(select(stopped, "epoch"))
     assert 2 < trained < 60
+    (trial,) = fold(stopped).trials.values()
+    store = Store.open(str(searched.storage))
+    accepted = JournalReader(store, name).view().accepted
+    drained = TrialCheckpoints(store, name, trial.trial, accepted).latest()
+    assert drained is not None  # written at the next boundary, because it was asked to stop
+    assert trained <= drained.step <= trained + 1 < 50
+    runs = Target(f"sqlite:///{searched.storage / 'mlflow.db'}", name).runs
+    assert {run.info.status for run in runs.values()} == {"KILLED"}
+    assert runs.keys() == {"", trial.trial}
 
     resumed = orchestrator(folder, "resume", name, *storage)
     assert (resumed["exit_code"], resumed["status"]) == (0, "finished")
@@ -180,3 +195,30 @@ def test_a_study_is_watched_stopped_and_resumed(searched: Searched) -> None:
     assert [e["epoch"] for e in select(happened, "epoch")] == list(range(1, 61))
     check_no_epoch_was_trained_again(happened)
     check_mlflow(f"sqlite:///{searched.storage / 'mlflow.db'}", name, fold(happened))
+
+
+def test_states_are_let_go_of_and_what_nobody_needs_is_collected(searched: Searched) -> None:
+    folder, storage = searched.folder, ("--storage", "studies")
+    before, store = searched.events, Store.open(str(searched.storage))
+    kept = {trial.trial for trial in searched.record.trials.values() if trial.tested}
+    resumed = orchestrator(
+        folder, "resume", "small", *storage, "--set", "checkpoints.keep_trials=0"
+    )
+    assert (resumed["already_done"], resumed["verdict"]) == (True, searched.printed["verdict"])
+    assert "let go of their states" in resumed["stderr"]
+    more = searched.events[len(before) :]
+    assert {event["kind"] for event in more} == {"takeover", "published"}
+    keys = [entry.key for entry in store.list("studies/small/trials")]
+    assert {key.split("/")[3] for key in keys} == kept
+    gone = next(name for name in searched.record.trials if name not in kept)
+    export = ("export", "small", *storage, "--to", "model-2")
+    assert orchestrator(folder, *export)["proof"]["keys_equal"]
+    refused = orchestrator(folder, *export, "--trial", gone, check=False)
+    assert refused["exit_code"] == 2
+    assert "checkpoints.keep_trials" in refused["error"]
+
+    free = blobs.put(store, b"of no study")
+    collected = orchestrator(folder, "gc", "studies", "--grace", "0", "--yes")
+    assert [one["key"] for one in collected["blobs"]] == [layout.blob(free)]
+    assert (collected["in_use"], collected["leftovers"]) == (1, [])
+    assert orchestrator(folder, *export)["trial"] in kept

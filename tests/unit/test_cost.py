@@ -16,6 +16,7 @@ from m2pt.models.tokens import token_count
 from m2pt.pathway.reparam import auxiliary_names, scales
 from m2pt.training.loop import Training
 from orchestrator.config.experiment import Budget, Experiment
+from orchestrator.config.io import apply
 from orchestrator.study.cost import (
     ModelNumbers,
     activation_estimate,
@@ -145,7 +146,11 @@ def test_a_study_moves_what_its_trials_store() -> None:
     plain = opening[0]
     assert plain.written_bytes(stopped=False) == 2 * plain.checkpoint_bytes  # epochs 3 and 4
     assert searched[0].written_bytes(stopped=False) == 3 * searched[0].checkpoint_bytes
-    assert found.moved.kept == sum(t.checkpoint_bytes for t in (*opening, *confirmed))
+    assert found.moved.kept == sum(2 * t.checkpoint_bytes for t in (*opening, *confirmed))
+    more = apply(config, {"checkpoints.keep_best": 1})
+    states = [min(3, t.stored) * t.checkpoint_bytes for t in (*opening, *confirmed)]
+    assert {t.stored for t in (*opening, *confirmed)} == {2, 3}
+    assert study_cost(more, numbers(more), data_bytes=11).moved.kept == sum(states)
     assert found.moved.written == written(found.stages)
     assert found.moved.written.least < found.moved.written.most
     assert found.moved.data == 11

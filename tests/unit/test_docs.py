@@ -42,6 +42,7 @@ RUN_ELSEWHERE = {
     "submit": "tests/ray/test_jobs.py",
     "logs": "tests/ray/test_jobs.py",
     "doctor": "tests/ray/test_jobs.py",
+    "gc": "tests/unit/test_gc.py",
     "ui": "tests/contract/test_ui.py",
     "data": "tests/unit/test_importing.py",
 }
@@ -81,7 +82,7 @@ def check_keys(text: str) -> None:
         layout.controls(name),
         layout.report(name, "report.html"),
         layout.export(name, "<trial>", "model.safetensors"),
-        layout.blob("00"),
+        layout.blob("0" * 64),
         layout.pretrained("00"),
         "mlflow.db",
     )

@@ -17,7 +17,7 @@ from orchestrator.errors import StorageError
 from orchestrator.storage import layout
 from orchestrator.storage.checkpoints import Accepted, TrialCheckpoints
 from orchestrator.storage.folder import FolderStore
-from orchestrator.storage.lease import Lease, LeaseLost
+from orchestrator.storage.lease import Lease, LeaseLost, read_owner
 from orchestrator.storage.uri import Damaged, Store
 from orchestrator.tracking.journal import Event, Journal, JournalReader, read_events
 from orchestrator.tracking.record import fold
@@ -260,6 +260,58 @@ def test_a_stale_owner_writes_what_nobody_sees(store: Store, spool: Path) -> Non
         assert journal.accepted.manifests == {accepted.key}
     stale.lost.wait(0)
     old.close()
+
+
+class WorstMoment(FolderStore):
+    """Between the last check and a put, somebody else takes the study over and goes on with it."""
+
+    def __init__(self, root: Path, part: str, meanwhile: Callable[[], object]) -> None:
+        super().__init__(root)
+        self._part, self._meanwhile = part, [meanwhile]
+
+    def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> None:
+        if self._part in key and self._meanwhile:
+            self._meanwhile.pop()()
+        super().put(key, data, if_absent=if_absent)
+
+
+@pytest.mark.parametrize("part", ["journal/000001-000001", "manifest.json", "lease/000001"])
+def test_an_owner_woken_at_the_worst_moment_changes_nothing(
+    store: Store, spool: Path, part: str
+) -> None:
+    """Of whatever it was about to put: a segment, the manifest of a checkpoint, its lease."""
+    elsewhere, seen = spool.parent / "other", []
+
+    def look() -> tuple[object, ...]:
+        view, owner = JournalReader(store, "s").view(), read_owner(store, "s")
+        latest = TrialCheckpoints(store, "s", "t", view.accepted).latest()
+        return view.events, view.segments, view.accepted, latest, owner
+
+    def take_over() -> None:
+        silent = Lease.acquire(store, "s", heartbeat_seconds=60, expiry_seconds=0.2)
+        with Journal.open(store, "s", silent, spool=elsewhere, flush_seconds=0.02) as journal:
+            trial = TrialCheckpoints(store, "s", "t", journal.accepted)
+            trial.save(3, {"state": b"3"}, {})
+            journal.append({"kind": "finished", "trial": "t"})
+        silent.release()
+        seen.append(look())
+
+    stopping = WorstMoment(spool.parent / "store", part, lambda: None)
+    lease = Lease.acquire(stopping, "s", heartbeat_seconds=60)
+    journal = Journal.open(stopping, "s", lease, spool=spool, flush_seconds=0.02)
+    trial = TrialCheckpoints(stopping, "s", "t", journal.accepted)
+    trial.save(1, {"state": b"1"}, {})
+    stopping._meanwhile = [take_over]
+    journal.append(planned("t"))
+    wait_for(lambda: journal.behind == 0)
+    trial.save(2, {"state": b"2"}, {})
+    if "lease" in part:
+        lease.confirm()  # this is the put that takes so long
+    with pytest.raises(LeaseLost, match="lost lease epoch 1 < 2"):
+        lease.confirm()
+    journal.close()
+    lease.release()
+    assert [look()] == seen
 
 
 def test_an_owner_that_lost_its_lease_stops(store: Store, spool: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.errors import StorageError
 from orchestrator.storage import layout, process
+from orchestrator.storage import lease as lease_module
 from orchestrator.storage.folder import FolderStore
 from orchestrator.storage.lease import Lease, LeaseLost, Owner, StudyIsOwned, read_owner
 from orchestrator.storage.uri import AlreadyThere, Store
@@ -102,11 +103,31 @@ def test_an_owner_that_was_replaced_stops(store: Store, stranger: Owner) -> None
     lease = acquire(store)
     write(store, stranger)
     assert lease.lost.wait(5)
-    with pytest.raises(LeaseLost, match="lost lease epoch 1: 4 is held by process 1 on far"):
+    with pytest.raises(LeaseLost, match="lost lease epoch 1 < 4: process 1 on far has taken over"):
         lease.check()
     lease.release()
     owner = read_owner(store, "s")
     assert owner == stranger
+
+
+def test_an_owner_that_was_stopped_is_not_sure_until_it_has_looked(
+    store: Store, stranger: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept, clock = [0.0], lease_module._clock
+    monkeypatch.setattr(lease_module, "_clock", lambda: clock() + slept[0])
+    lease = Lease.acquire(store, "s", heartbeat_seconds=60, expiry_seconds=15)
+    sure = [lease.sure]
+    slept[0] = 8.0
+    sure.append(lease.sure)
+    lease.check()  # it may still be the owner
+    lease.confirm()
+    sure.append(lease.sure)
+    write(store, stranger)
+    with pytest.raises(LeaseLost, match="1 < 4"):
+        lease.confirm()
+    assert [*sure, lease.sure] == [True, False, True, False]
+    lease.release()
+    assert read_owner(store, "s") == stranger
 
 
 def test_epochs_grow_even_without_the_leases(store: Store) -> None:

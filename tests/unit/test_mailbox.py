@@ -12,8 +12,8 @@ from orchestrator.ray_backend.mailbox import Mailbox
 GANG = 0
 
 
-def new(max_attempts: int = 3) -> Mailbox:
-    return Mailbox(max_attempts, poll_seconds=0.05)
+def new() -> Mailbox:
+    return Mailbox(poll_seconds=0.05)
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:
@@ -53,7 +53,7 @@ def test_a_new_attempt_finds_the_lease_and_the_old_one_is_stale() -> None:
     async def story() -> None:
         box = new()
         first = await box.register(GANG, [])
-        await box.submit("a", {})
+        await box.submit("a", {"retries": {"worker": 1}})
         await box.current(GANG, first)
         await box.report(call(first, "a"), 0, {"epoch": 1}, False)
         second = await box.register(GANG, [])
@@ -87,33 +87,60 @@ def test_a_dead_gangs_pending_call_swallows_nothing() -> None:
 
 def test_a_trial_that_breaks_every_gang_is_given_up() -> None:
     async def story() -> None:
-        box = new(max_attempts=2)
-        await box.submit("a", {})
+        box = new()
+        await box.submit("a", {"retries": {"worker": 1}})
         for _ in range(2):
             attempt = await box.register(GANG, [])
             await box.current(GANG, attempt)
-            await box.complain(call(attempt, "a"), "MemoryError: too large", False)
         attempt = await box.register(GANG, [])
         kind, outcome = await box.read("a", 0)
         assert kind == "outcome"
-        assert outcome is not None
-        assert outcome["kind"] == "failed"
-        assert "MemoryError: too large" in outcome["error"]
+        assert outcome == {
+            "kind": "failed",
+            "failure": "worker",
+            "error": "worker, attempt 2: a worker process died",
+        }
         assert await box.current(GANG, attempt) is None  # and the gang is free
+        failed = [event for event in box._events if event["kind"] == "attempt_failed"]
+        assert [event["again"] for event in failed] == [True, False]
 
     run(story())
 
 
-def test_a_fatal_error_is_not_tried_again() -> None:
+def test_retries_are_counted_by_kind_of_failure() -> None:
     async def story() -> None:
-        box = new(max_attempts=5)
-        await box.submit("a", {})
+        box = new()
+        await box.submit("a", {"retries": {"hang": 1, "storage": 1}})
+        attempt = await box.register(GANG, [])
+        for kind in ("hang", "storage"):
+            await box.current(GANG, attempt)
+            await box.complain(call(attempt, "a"), "a story", kind)
+        assert isinstance(await box.current(GANG, attempt), dict)  # each had one more try
+        await box.complain(call(attempt, "a"), "again", "hang")
+        _, outcome = await box.read("a", 0)
+        assert outcome is not None
+        assert (outcome["failure"], outcome["error"]) == ("hang", "hang, attempt 3: again")
+
+    run(story())
+
+
+def test_of_several_workers_the_one_that_knows_is_believed() -> None:
+    async def story() -> None:
+        box = new()
+        await box.submit("a", {"retries": {"worker": 1}})
         attempt = await box.register(GANG, [])
         await box.current(GANG, attempt)
-        await box.complain(call(attempt, "a"), "FloatingPointError: loss is nan", True)
-        await box.register(GANG, [])
-        kind, outcome = await box.read("a", 0)
-        assert (kind, outcome and outcome["kind"]) == ("outcome", "failed")
+        await box.complain(call(attempt, "a"), "connection closed by peer", "worker")
+        await box.complain(call(attempt, "a"), "FloatingPointError: loss is nan", "not_finite")
+        await box.complain(call(attempt, "a"), "connection closed by peer", "worker")
+        _, outcome = await box.read("a", 0)
+        assert outcome == {
+            "kind": "failed",
+            "failure": "not_finite",
+            "error": "not finite: FloatingPointError: loss is nan",
+        }
+        assert await box.register(GANG, [])
+        assert await box.current(GANG, attempt + 1) is None
 
     run(story())
 
@@ -166,5 +193,24 @@ def test_leases_are_given_in_order_to_whichever_gang_is_free() -> None:
         turn = await box.current(0, attempts[0])
         assert isinstance(turn, dict)
         assert turn["lease"] == "c"
+
+    run(story())
+
+
+def test_a_machine_that_was_announced_to_leave_spends_no_attempt() -> None:
+    async def story() -> None:
+        box = new()
+        await box.submit("a", {})
+        for _ in range(3):
+            attempt = await box.register(GANG, [])
+            assert isinstance(await box.current(GANG, attempt), dict)
+            await box.excuse(call(attempt, "a"))
+            await box.complain(call(attempt, "a"), "connection closed by peer", "worker")
+        attempt = await box.register(GANG, [])
+        assert isinstance(await box.current(GANG, attempt), dict)
+        assert "attempt_failed" not in kinds(box)
+        assert await box.asked_to_stop(call(attempt, "a")) == "go"
+        await box.register(GANG, [])  # this time without a word
+        assert kinds(box).count("attempt_failed") == 1
 
     run(story())

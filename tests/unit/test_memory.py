@@ -37,6 +37,7 @@ def steps(setting: str) -> tuple[int, int]:
     return int(kept), int(returned)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc's malloc")
 def test_kept_memory_is_not_asked_for_again_until_it_is_returned() -> None:
     kept, returned = steps("assert keep_freed_memory()")

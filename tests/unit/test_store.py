@@ -104,6 +104,34 @@ def test_a_store_that_cannot_take_a_put_keeps_the_old_object(
     assert store.get("a") == b"old"
 
 
+class AlteredOnce(FarStore):
+    """The first reading gives other bytes."""
+
+    reads = 0
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        self.reads += 1
+        yield from [b"other"] if self.reads == 1 else super().chunks(key)
+
+
+def test_what_was_altered_on_its_way_is_read_once_more(tmp_path: Path) -> None:
+    store = AlteredOnce(tmp_path / "store")
+    sha256 = blobs.put(Store.open(store.uri), b"weights")
+    key = layout.blob(sha256)
+    assert store.get_known(key, sha256) == b"weights"
+    store.reads = 0
+    with pytest.raises(Damaged, match=sha256):
+        list(store.verified(key, sha256))
+    store.reads = 0
+    left = tmp_path / "cache" / sha256[:2] / f"{sha256}.1.part"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of a process that was killed")
+    assert blobs.fetch(store, sha256, tmp_path / "cache").read_bytes() == b"weights"
+    assert not left.exists()
+    with pytest.raises(Damaged, match="0000"):
+        store.get_known(key, "0" * 64)
+
+
 def _fetch(root: Path, sha256: str, cache: Path) -> None:
     blobs.fetch(FarStore(root), sha256, cache)
 

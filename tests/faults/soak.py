@@ -1,0 +1,237 @@
+"""A study under random faults: a kill, an outage or a storm every few seconds, from a seed.
+
+    python -m tests.faults.soak [--trials 100] [--seconds 600] [--every 6] [--seed 0]
+
+A head of Ray, an object store behind a proxy and an MLflow server of its own, and one study whose
+driver is started again whenever it died. Afterwards everything is counted from outside; what is
+wrong is said and ends it with exit code 1. The same seed draws the same faults.
+"""
+
+import argparse
+import json
+import random
+import re
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]  # it ships no types
+import pytest
+
+from orchestrator.errors import StorageError
+from orchestrator.storage.uri import Store
+from orchestrator.tracking.journal import read_events
+from orchestrator.tracking.record import fold
+from tests.contract.mlflow_setup import Server
+from tests.proxy import Answer, Proxy, proxied
+from tests.ray.head import Head, running_head
+from tests.studies import check_each_trial_ended_once, kill_all, select
+from tests.swift import Swift, running, use
+from tests.tracked import check_mlflow
+
+STUDY = """
+name: soak
+data: {source: digits, limit: 200}
+model: {width: 16, depth: 1, heads: 2, tokenizer: {patch: 4}}
+training: {epochs: 3, batch_size: 50}
+resources: {concurrent_trials: 1}
+failures: {retries: {worker: 50}}
+search:
+  sampler: random
+  seeds: 1
+  confirm: 0
+  scheduler: {kind: none}
+  space: {training.learning_rate: {loguniform: [0.0001, 0.01]}}
+"""
+LAYOUT = re.compile(
+    r"studies/soak/(experiment\.yaml|plan\.json|journal/\d+-\d+\.jsonl|lease/\d+\.json"
+    r"|trials/[^/]+/checkpoints/\d+-\d+/[^/]+|logs/\d+-\d+\.log|report/[^/]+|exports/[^/]+/[^/]+)"
+    r"|blobs/sha256/[0-9a-f]{2}/[0-9a-f]{64}"
+)
+DRIVER_SECONDS = 900
+
+
+@dataclass
+class Soak:
+    """What runs, and what has been done to it."""
+
+    head: Head
+    server: Swift
+    proxy: Proxy
+    mlflow: Server
+    storage: str
+    trials: int
+    driver: Popen[str] | None = None
+    done: Counter[str] = field(default_factory=Counter)
+    drivers: int = 0
+    happened: list[dict[str, Any]] = field(default_factory=list)
+    """The journal at the end."""
+
+    def events(self) -> list[dict[str, Any]]:
+        """The journal, as far as it can be read just now."""
+        with suppress(StorageError):
+            return read_events(Store.open(self.storage), "soak")
+        return []
+
+    def start(self) -> None:
+        """Start a driver, or the next one."""
+        places = ("--storage", self.storage, "--tracking", self.mlflow.uri)
+        more = ("--set", f"search.trials={self.trials}", "--address", self.head.address)
+        self.driver = self.head.orchestrator("search", "soak.yaml", "--json", *places, *more)
+        self.drivers += 1
+
+    def faults(self) -> dict[str, Callable[[], object]]:
+        """What can be done to it, by name."""
+        return {
+            "worker killed": lambda: self._kill("RayTrainWorker"),
+            "trial killed": lambda: self._kill("ImplicitFunc"),
+            "controller killed": lambda: self._kill("TrainController"),
+            "driver killed": self._kill_driver,
+            "storage away": self._take_storage_away,
+            "storage overloaded": lambda: self.proxy.add(
+                Answer(503, "SlowDown"), method="PUT", times=12
+            ),
+            "connections reset": lambda: self.proxy.add(
+                Answer(500, "InternalError"), method="GET", times=6
+            ),
+            "MLflow killed": self._restart_mlflow,
+        }
+
+    def _kill(self, title: str) -> None:
+        family = psutil.Process().children(recursive=True)
+        found = [one for one in family if title in _titled(one)]
+        for one in found[:1]:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+
+    def _kill_driver(self) -> None:
+        assert self.driver is not None
+        if self.driver.poll() is None:
+            kill_all(self.driver)
+
+    def _take_storage_away(self) -> None:
+        self.server.kill()
+        threading.Timer(3.0, self.server.start).start()
+
+    def _restart_mlflow(self) -> None:
+        self.mlflow.kill()
+        threading.Thread(target=self.mlflow.start).start()
+
+
+def soak(folder: Path, *, trials: int, seconds: float, every: float, seed: int) -> Soak:
+    """Run it; what it came to is in the answer. Raises AssertionError for what is wrong."""
+    draw, deadline = random.Random(seed), time.monotonic() + DRIVER_SECONDS + seconds
+    (folder / "soak.yaml").write_text(STUDY)
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        server = stack.enter_context(running(_made(folder / "swift")))
+        proxy = stack.enter_context(proxied(server.endpoint))
+        use(server, patch, AWS_ENDPOINT_URL=proxy.endpoint)
+        mlflow = Server(_made(folder / "mlflow"))
+        mlflow.start()
+        stack.callback(mlflow.kill)
+        head = stack.enter_context(running_head(folder, cpus=2))
+        one = Soak(head, server, proxy, mlflow, f"s3://{server.bucket()}/soak", trials)
+        one.start()
+        until = time.monotonic() + seconds
+        while (code := _ended(one)) != 0:
+            assert code in (None, 1, 3, 5, -signal.SIGKILL), f"the driver ended with {code}"
+            assert time.monotonic() < deadline, one.events()[-5:]
+            if code is not None:
+                one.start()
+            if time.monotonic() < until and one.events():
+                name, fault = draw.choice(list(one.faults().items()))
+                fault()
+                one.done[name] += 1
+            time.sleep(draw.uniform(0.5, 1.5) * every)
+        check(one)
+    return one
+
+
+def check(one: Soak) -> None:
+    """Everything, from outside: journal, MLflow, processes, placement groups, files."""
+    happened = one.happened = one.events()
+    ended = check_each_trial_ended_once(happened)
+    assert len(ended) == one.trials + 1
+    assert set(ended.values()) == {"finished"}, ended
+    check_mlflow(one.mlflow.uri, "soak", fold(happened))
+    strangers = [
+        entry.key for entry in Store.open(one.storage).list() if not LAYOUT.fullmatch(entry.key)
+    ]
+    assert not strangers, strangers
+    _check_cluster(one)
+
+
+def _check_cluster(one: Soak) -> None:
+    """A minute after the study, nothing of it is left on the cluster."""
+    for _ in range(60):
+        family = psutil.Process().children(recursive=True)
+        titles = ("RayTrainWorker", "ImplicitFunc", "TrainController", "ray::Mailbox")
+        left = [_titled(p) for p in family if any(title in _titled(p) for title in titles)]
+        groups = _placement_groups(one)
+        if not left and not groups:
+            return
+        time.sleep(1)
+    raise AssertionError(f"left on the cluster: {left} {groups}")
+
+
+def _placement_groups(one: Soak) -> list[str]:
+    """Those that still hold resources."""
+    source = (
+        "import ray, json, logging\n"
+        f"ray.init({one.head.address!r}, log_to_driver=False, logging_level=logging.ERROR)\n"
+        "table = ray.util.placement_group_table()\n"
+        "print(json.dumps([g['state'] for g in table.values() if g['state'] != 'REMOVED']))\n"
+    )
+    asked = one.head.start(sys.executable, "-c", source)
+    out, err = asked.communicate(timeout=120)
+    assert asked.returncode == 0, err
+    states: list[str] = json.loads(out.strip().splitlines()[-1])
+    return states
+
+
+def _ended(one: Soak) -> int | None:
+    assert one.driver is not None
+    return one.driver.poll()
+
+
+def _titled(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+def main() -> None:
+    """Run it by hand, and say what it came to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=600, help="how long there are faults")
+    parser.add_argument("--every", type=float, default=6, help="seconds from fault to fault")
+    parser.add_argument("--seed", type=int, default=0)
+    parsed = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as folder:
+        one = soak(Path(folder), **vars(parsed))
+    print(f"{parsed.trials + 1} trials finished in {time.monotonic() - began:.0f} s")
+    print(f"{sum(one.done.values())} faults, seed {parsed.seed}: {dict(sorted(one.done.items()))}")
+    print(f"{one.drivers} drivers, {len(select(one.happened, 'gang_lost'))} gangs lost,", end=" ")
+    print(f"{len(select(one.happened, 'attempt_failed'))} attempts failed")
+
+
+if __name__ == "__main__":
+    main()
