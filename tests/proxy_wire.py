@@ -51,10 +51,10 @@ class _Connection(socketserver.StreamRequestHandler):
 
     disable_nagle_algorithm = True
     server: Server
+    _behind: socket.socket | None = None
 
     def handle(self) -> None:
         self.server.open.add(self.connection)
-        self._behind: socket.socket | None = None
         try:
             self._all()
         except _Broken as broken:

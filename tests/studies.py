@@ -98,7 +98,7 @@ def start(folder: Path, *arguments: str, new_session: bool = False) -> subproces
     )
 
 
-def kill_all(process: subprocess.Popen[str]) -> None:
+def kill_all(process: subprocess.Popen[Any]) -> None:
     """kill -9 a driver and every process that descends from it, by id."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for one in family:

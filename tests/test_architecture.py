@@ -189,6 +189,7 @@ def loaded_after(statement: str) -> set[str]:
     return set(done.stdout.split("\n")[-2].split())
 
 
+@pytest.mark.slow
 def test_m2pt_pulls_in_nothing_of_the_trunk() -> None:
     statement = "import m2pt; m2pt.attach_pathway; m2pt.Training; m2pt.build_model; m2pt.load_data"
     assert not loaded_after(statement) & {"ray", "mlflow", "boto3", "pydantic"}

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from ray.actor import ActorHandle
 
+from orchestrator import environment
 from orchestrator.config.experiment import Resources
 from orchestrator.errors import ClusterError
 from orchestrator.ray_backend.leases import answer
@@ -20,7 +21,7 @@ from orchestrator.ray_backend.watchdog import watched
 from orchestrator.study.failures import FailureKind, kind_of, poisons
 
 MAX_RESTARTS = 100  # of one gang; a gang that cannot even start ends much earlier
-CLOSE_SECONDS = 60.0
+CLOSE_SECONDS = 3600.0  # an epoch may take long; a second signal does not wait
 MAX_EMPTY_RESTARTS = 3  # Ray Train runs that ended without any worker ever registering
 
 Json = dict[str, Any]
@@ -72,7 +73,7 @@ def _one_line(error: BaseException) -> str:
     """The error with the innermost place of our code, short enough for a table."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{where}"[:2000]
+    return environment.redacted(f"{type(error).__name__}: {error}{where}")[:2000]
 
 
 @dataclass

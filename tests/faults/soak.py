@@ -70,7 +70,7 @@ class Soak:
     mlflow: Server
     storage: str
     trials: int
-    driver: Popen[str] | None = None
+    driver: Popen[bytes] | None = None
     done: Counter[str] = field(default_factory=Counter)
     drivers: int = 0
     happened: list[dict[str, Any]] = field(default_factory=list)
@@ -86,8 +86,16 @@ class Soak:
         """Start a driver, or the next one."""
         places = ("--storage", self.storage, "--tracking", self.mlflow.uri)
         more = ("--set", f"search.trials={self.trials}", "--address", self.head.address)
-        self.driver = self.head.orchestrator("search", "soak.yaml", "--json", *places, *more)
+        command = [sys.executable, "-m", "orchestrator", "search", "soak.yaml", *places, *more]
+        with (self.head.folder / "drivers.txt").open("ab") as said:
+            self.driver = Popen(
+                command, cwd=self.head.folder, env=self.head.variables, stdout=said, stderr=said
+            )
         self.drivers += 1
+
+    def said(self) -> str:
+        """The end of what the drivers said."""
+        return (self.head.folder / "drivers.txt").read_text(errors="replace")[-3000:]
 
     def faults(self) -> dict[str, Callable[[], object]]:
         """What can be done to it, by name."""
@@ -144,9 +152,12 @@ def soak(folder: Path, *, trials: int, seconds: float, every: float, seed: int) 
         one.start()
         until = time.monotonic() + seconds
         while (code := _ended(one)) != 0:
-            assert code in (None, 1, 3, 5, -signal.SIGKILL), f"the driver ended with {code}"
+            assert code in (None, 1, 3, 5, -signal.SIGKILL), (
+                f"the driver ended with {code}: {one.said()}"
+            )
             assert time.monotonic() < deadline, one.events()[-5:]
             if code is not None:
+                assert one.drivers < 5 + sum(one.done.values()), one.said()
                 one.start()
             if time.monotonic() < until and one.events():
                 name, fault = draw.choice(list(one.faults().items()))

@@ -47,6 +47,7 @@ def train(model: nn.Module, steps: int = 3) -> None:
         optimizer.step()
 
 
+@pytest.mark.slow
 @few
 @given(cases(inits))
 def test_the_gradients_are_those_that_the_plain_weights_imply(case: Any) -> None:
@@ -109,6 +110,7 @@ def test_every_learned_lambda_gets_a_gradient_also_at_0(case: Any) -> None:
         assert value.grad is None or (value.grad != 0).all()
 
 
+@pytest.mark.slow
 @few
 @given(cases(inits))
 def test_what_is_frozen_or_fixed_stays_bit_for_bit_and_the_rest_moves(case: Any) -> None:

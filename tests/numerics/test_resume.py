@@ -32,6 +32,7 @@ PATHWAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pathway", PATHWAYS.values(), ids=PATHWAYS.keys())
 @pytest.mark.parametrize("drop_path", [0.0, 0.2])
 def test_four_epochs_are_two_and_two(pathway: Pathway | None, drop_path: float) -> None:

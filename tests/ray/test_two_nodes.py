@@ -31,7 +31,7 @@ pytestmark = [
     # of SQLAlchemy, about MLflow's own tables
     pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
 ]
-PLAN = ("search.trials=2", "search.confirm=0", "search.seeds=1")
+PLAN = ("search.trials=1", "search.confirm=0", "search.seeds=1")
 LONG = ("training.epochs=30", "training.batch_size=8", "checkpoints.every_epochs=1000")
 ONE_GANG = ("resources.concurrent_trials=1", "resources.workers=2")
 

@@ -55,6 +55,7 @@ def one_winner(rounds: list[list[Any]]) -> bool:
     return all(sorted(found) == [False, True] for found in rounds)
 
 
+@pytest.mark.slow
 def test_a_conditional_put_has_one_winner(tmp_path: Path) -> None:
     """Each in a folder that both have to make."""
     store = Store.open(str(tmp_path))
@@ -153,6 +154,7 @@ def lease_race(store: Store, rounds: int, **times: float) -> None:
     assert one_winner(race(rounds, own))
 
 
+@pytest.mark.slow
 def test_a_study_has_one_owner(tmp_path: Path) -> None:
     lease_race(Store.open(str(tmp_path)), 4, heartbeat_seconds=0.05, expiry_seconds=3)
 

@@ -9,7 +9,6 @@ import http.server
 import io
 import logging
 import os
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -256,9 +255,12 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Pa
     """A study with every secret in its environment: its folder, Ray's, and what it said."""
     folder = tmp_path_factory.mktemp("secrets")
     (folder / "tiny.yaml").write_text(TINY.replace("epochs: 4", "epochs: 1"))
-    session = Path(tempfile.mkdtemp(prefix="m2pts", dir="/tmp"))  # Ray's sockets: a short path
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**ENVIRONMENT, "RAY_TMPDIR": str(session)}.items():
+    # not in pytest's folder: Ray's sockets need a short path
+    with (
+        tempfile.TemporaryDirectory(prefix="m2pts", dir="/tmp", ignore_cleanup_errors=True) as ray,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in {**ENVIRONMENT, "RAY_TMPDIR": ray}.items():
             patch.setenv(name, value)
         patch.delenv("RAY_AUTH_MODE", raising=False)
         driver = start(folder, "search", "tiny.yaml")
@@ -271,8 +273,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Pa
         assert driver.returncode == 0, f"{out}\n{err}"
         for verb in (["report", "tiny", "--to", "report"], ["export", "tiny", "--to", "model"]):
             out += str(orchestrator(folder, *verb))
-        yield folder, session, watch, out + err
-    shutil.rmtree(session, ignore_errors=True)
+        yield folder, Path(ray), watch, out + err
 
 
 @pytest.mark.slow

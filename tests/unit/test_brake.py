@@ -37,6 +37,7 @@ with Lease.acquire(store, "s") as lease, Brake(store, "s", lease) as stopping:
 """
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_the_process_and_what_it_has_started(tmp_path: Path) -> None:
     """Whatever the process is at, and whatever its last words run into."""
     command = [sys.executable, "-c", OBSTINATE, str(tmp_path)]

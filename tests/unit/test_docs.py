@@ -178,6 +178,7 @@ def test_the_picture_is_small() -> None:
     assert (ROOT / "docs/images/report.png").stat().st_size < 300 * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "code"), blocks("python"))
 def test_python_runs_as_it_stands(page: str, code: str, tmp_path: Path) -> None:
     done = subprocess.run(

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.storage.folder import FolderStore
 from orchestrator.storage.patient import PatientStore
-from orchestrator.storage.uri import AlreadyThere, Missing, Unreachable
+from orchestrator.storage.uri import AlreadyThere, Damaged, Missing, Unreachable
 
 
 class Away(FolderStore):
@@ -90,3 +90,13 @@ def test_other_faults_are_raised_at_once(tmp_path: Path, slept: list[float]) -> 
     assert slept == []
     assert pickle.loads(pickle.dumps(store)).uri == store.uri
     assert store.settle_seconds == store.inner.settle_seconds
+
+
+def test_what_is_known_by_its_digest(tmp_path: Path, slept: list[float]) -> None:
+    store = PatientStore(Away(tmp_path, absences=["away", "", "half", "", "away"]), 45.0)
+    sha256 = store.put_hashing("a", b"content")
+    assert store.get_known("a", sha256) == b"content"
+    store.put_known("b", b"content", sha256)
+    assert len(slept) == 3
+    with pytest.raises(Damaged, match=sha256):
+        store.get_known("a", "0" * 64)

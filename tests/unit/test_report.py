@@ -79,6 +79,7 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.words))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", ["finished", *STUDIES])
 def test_every_state_of_a_study_has_a_whole_page(study: str) -> None:
     done = study == "finished"
