@@ -84,6 +84,7 @@ def test_the_top_level_holds_the_agreed_folders_only() -> None:
     assert folders - {".ci", ".github"} <= TOP_LEVEL
 
 
+@pytest.mark.slow
 def test_leaves_import_no_trunk() -> None:
     wrong = [
         f"{path} imports {name}"

@@ -65,6 +65,7 @@ def same(one: Any, other: Any) -> bool:
     )
 
 
+@pytest.mark.slow
 @few
 @given(cases(zeros), st.floats(0.0, 1.0))
 def test_lambda_of_0_leaves_outputs_and_weights_bit_identical(case: Any, t: float) -> None:
@@ -85,6 +86,7 @@ def test_lambda_of_0_leaves_outputs_and_weights_bit_identical(case: Any, t: floa
     assert all(torch.equal(bits(fused[key]), bits(w)) for key, w in plain.state_dict().items())
 
 
+@pytest.mark.slow
 @few
 @given(cases(inits), st.floats(0.0, 1.0))
 def test_covered_weights_are_the_formula_and_others_are_left_alone(case: Any, t: float) -> None:
@@ -108,6 +110,7 @@ def test_covered_weights_are_the_formula_and_others_are_left_alone(case: Any, t:
             assert linear.bias is None or torch.equal(linear.bias, module.bias)
 
 
+@pytest.mark.slow
 @few
 @given(cases(inits), st.floats(0.0, 1.0))
 def test_a_fused_model_is_the_plain_model_and_agrees_with_the_unfused(case: Any, t: float) -> None:
@@ -317,6 +320,7 @@ def test_what_does_not_fit_is_refused_and_the_target_left_untouched(case: str) -
     assert same(before, snapshot(target))
 
 
+@pytest.mark.slow
 @few
 @given(cases(inits), st.data())
 def test_one_wrong_weight_anywhere_is_refused_if_and_only_if_it_is_used(

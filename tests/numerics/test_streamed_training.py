@@ -29,6 +29,7 @@ def training_of(config: TrainingConfig, loader_workers: int = 2) -> Training:
     return Training(config, load(config.data), {}, world=World(loader_workers=loader_workers))
 
 
+@pytest.mark.slow
 def test_loader_workers_change_no_bit(config: TrainingConfig) -> None:
     states = []
     for workers in (0, 1, 3):
@@ -40,6 +41,7 @@ def test_loader_workers_change_no_bit(config: TrainingConfig) -> None:
         assert losses == states[0][1]
 
 
+@pytest.mark.slow
 def test_four_epochs_are_two_and_two(config: TrainingConfig) -> None:
     whole = training_of(config)
     drive(whole, MemorySession())

@@ -53,6 +53,7 @@ def store(tmp_path: Path) -> Store:
 # Code ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_module_reads_what_could_run() -> None:
     wrong = [f"{path}:{told}" for path, module in sources().items() for told in unsafe(module)]
     assert not wrong

@@ -104,6 +104,7 @@ def test_row_groups_are_mixed_and_epochs_differ() -> None:
         assert np.ptp(np.unique(groups[:250])) > 15  # drawn from all over the table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tones", "shapes", "clips"])
 @pytest.mark.parametrize("augment", ["light", "standard"])
 def test_streamed_samples_are_those_in_memory(

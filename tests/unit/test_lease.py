@@ -176,6 +176,7 @@ class LooseStore(FolderStore):
         super().put(key, data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [FolderStore, LooseStore])
 def test_of_many_at_once_one_becomes_the_owner(kind: type[FolderStore], tmp_path: Path) -> None:
     won: list[Lease] = []

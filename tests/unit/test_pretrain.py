@@ -29,6 +29,7 @@ def config(name: str, **values: Any) -> PretrainConfig:
     return PretrainConfig(data, TOKENIZERS[name], **settings | values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(EMBEDDED))
 def test_the_loss_falls_and_the_run_repeats(name: str) -> None:
     torch.manual_seed(0)

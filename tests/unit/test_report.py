@@ -127,6 +127,7 @@ def test_a_finished_study_shows_what_was_compared() -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_same_record_gives_the_same_bytes() -> None:
     assert render(finished_study(), experiment(), ORIGIN) == finished_files()
 
@@ -268,6 +269,7 @@ def _plots_of(record: StudyRecord) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_plots_are_images_also_of_nothing() -> None:
     for name, image in _plots_of(finished_study()).items():
         with Image.open(BytesIO(image)) as opened:

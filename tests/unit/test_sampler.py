@@ -54,6 +54,7 @@ def test_answers_are_in_the_space_and_do_not_change(
     assert values == first.ask(number, history) == second.ask(number, list(reversed(history)))
 
 
+@pytest.mark.slow
 def test_the_answer_is_the_same_in_another_process() -> None:
     code = (
         "from search_spaces.space import Space, Uniform, Choice\n"
