@@ -103,8 +103,8 @@ def kill_all(process: subprocess.Popen[Any]) -> None:
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for one in family:
         one.kill()
-    psutil.wait_procs(family, timeout=30)
-    process.communicate()
+    process.communicate()  # by itself: reaped by another, it would seem to have ended with 0
+    psutil.wait_procs(family[1:], timeout=30)
 
 
 def events(storage: Path, study: str) -> list[dict[str, Any]]:

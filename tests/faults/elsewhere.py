@@ -9,12 +9,14 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 from orchestrator import cli
 from orchestrator.storage.folder import FolderStore
 from orchestrator.storage.lease import Lease
+from orchestrator.tracking.runs import Runs
 
 
 def main() -> int:
@@ -35,17 +37,41 @@ def main() -> int:
 
 
 def _stop_once_before(text: bytes) -> None:
-    """All that can be asked whether this process may write has been asked by then."""
-    put, stopped = FolderStore.put, list[str]()
+    """All that can be asked whether this process may write has been asked by then.
+
+    No call of MLflow is under way at that moment: it could not be taken back, and would keep the
+    SQLite file locked.
+    """
+    put, stopped, tracking = FolderStore.put, list[str](), threading.RLock()
+    writer: Any = vars(Runs)["_writer"].fget
+    find = Runs.find
+
+    class Writer:
+        def __init__(self, runs: Runs) -> None:
+            self._runs = runs
+
+        def __getattr__(self, name: str) -> Any:
+            def call(*words: Any, **options: Any) -> Any:
+                with tracking:
+                    return getattr(writer(self._runs), name)(*words, **options)
+
+            return call
+
+    def finding(self: Runs, study_id: str) -> dict[str, Any]:
+        with tracking:
+            return find(self, study_id)
 
     def stopping(
         self: FolderStore, key: str, data: bytes | Path, *, if_absent: bool = False
     ) -> None:
         if not stopped and "/journal/" in key and isinstance(data, bytes) and text in data:
             stopped.append(key)
-            os.kill(os.getpid(), signal.SIGSTOP)
+            with tracking:
+                os.kill(os.getpid(), signal.SIGSTOP)
         put(self, key, data, if_absent=if_absent)
 
+    Runs._writer = property(Writer)  # type: ignore[assignment,method-assign]  # as below
+    Runs.find = finding  # type: ignore[method-assign]
     FolderStore.put = stopping  # type: ignore[method-assign]  # that is what this is for
 
 

@@ -77,7 +77,8 @@ SCENARIOS = (
     Scenario(
         "a driver that was frozen past its lease, in the midst of a put, and is woken",
         "it ends with exit code 3: lost lease epoch 1 < 2",
-        "all that readers see: journal, checkpoints, report, MLflow",
+        "all that readers see: journal, checkpoints, report, MLflow (a call of MLflow that was"
+        " under way arrives late, and says what was true)",
         "nobody has to",
         "faults/test_two_drivers.py::test_a_driver_woken_past_its_lease_changes_nothing_that_anybody_sees",
     ),

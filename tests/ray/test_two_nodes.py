@@ -1,7 +1,5 @@
 """A head without CPUs and three nodes: a gang over two of them, trials on the head; one dies."""
 
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -79,7 +77,7 @@ def test_a_gang_spans_nodes_trials_stay_with_the_driver_and_a_leaving_node_costs
     kept = select(events(storage, "small"), "checkpoint")
     assert kept
     (node,) = (node for node in cluster.worker_nodes if node.node_id == dead)
-    os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+    switch_off(node)
     assert finish(driver)["exit_code"] == 0
 
     happened = events(storage, "small")
@@ -93,6 +91,13 @@ def test_a_gang_spans_nodes_trials_stay_with_the_driver_and_a_leaving_node_costs
     assert len(second) == 2
     assert dead not in second
     check_mlflow(f"sqlite:///{storage / 'mlflow.db'}", "small", fold(happened))
+
+
+def switch_off(node: Any) -> None:
+    """End a node as a machine does that loses its power: the raylet and all that it started."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    for one in (*raylet.children(recursive=True), raylet):
+        one.kill()
 
 
 def drain(address: str, node: str) -> None:
