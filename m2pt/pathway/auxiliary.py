@@ -46,11 +46,15 @@ def depth_of(auxiliary: Auxiliary, whose: str) -> int:
     return max(indices) + 1
 
 
-def weight_of(auxiliary: Auxiliary, block: int, linear: LinearName) -> Tensor | None:
-    """The weight (out, in) of one linear of an auxiliary; None where there is none."""
+def tensor_of(
+    auxiliary: Auxiliary, block: int, linear: LinearName, kind: str = "weight"
+) -> Tensor | None:
+    """The weight (out, in) or bias (out,) of a linear of an auxiliary; None where there is none."""
     if isinstance(auxiliary, nn.Module):
-        return _attribute(blocks_of(auxiliary, "auxiliary")[block], linear)
-    return auxiliary.get(f"{layer_name(block, linear)}.weight")
+        module = linear_of(blocks_of(auxiliary, "auxiliary")[block], linear)
+        found = getattr(module, kind, None)
+        return found if isinstance(found, Tensor) else None
+    return auxiliary.get(f"{layer_name(block, linear)}.{kind}")
 
 
 def linear_of(block: nn.Module, linear: LinearName) -> nn.Module | None:
@@ -62,7 +66,7 @@ def linear_of(block: nn.Module, linear: LinearName) -> nn.Module | None:
 
 
 def fitting_copy(found: Tensor | None, like: Tensor, here: str) -> Tensor:
-    """A copy of an auxiliary weight in the dtype and on the device of the target's weight `like`.
+    """A copy of an auxiliary tensor in the dtype and on the device of the target's own, `like`.
 
     `here` says in errors which weight meets which layer.
 
@@ -85,8 +89,3 @@ def fitting_copy(found: Tensor | None, like: Tensor, here: str) -> Tensor:
             "even λ = 0 would not keep them out of the target"
         )
     return copy
-
-
-def _attribute(block: nn.Module, linear: LinearName) -> Tensor | None:
-    weight = getattr(linear_of(block, linear), "weight", None)
-    return weight if isinstance(weight, Tensor) else None

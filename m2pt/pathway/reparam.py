@@ -2,10 +2,11 @@
 
 A covered linear stays the module it was. Its weight becomes computed, W + Σ λW' over the
 auxiliaries [M2PT, eq. 8], by one parametrization, so that code that reads `.weight` directly, as
-video backbones do, sees it as well. The auxiliary's bias is not used.
+video backbones do, sees it as well. Biases are joined alike where the pathway says so.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -16,7 +17,7 @@ from m2pt.pathway.auxiliary import Auxiliary
 from m2pt.pathway.config import Pathway
 from m2pt.pathway.prepare import prepare
 from m2pt.pathway.scale import EnvelopeFactor, ScaleValue
-from m2pt.pathway.weight import PathwayWeight, pathway_linears
+from m2pt.pathway.weight import Joined, joined
 
 PAPER = Pathway()
 T = TypeVar("T")
@@ -54,8 +55,8 @@ def attach_pathway(
             "attach_pathway, or fuse the first pathway before attaching another"
         )
     prepared = prepare(target, auxiliaries, pathway)  # all of it, before the first change
-    for linear, part in prepared:
-        parametrize.register_parametrization(linear, "weight", part, unsafe=True)
+    for linear, name, part in prepared:
+        parametrize.register_parametrization(linear, name, part, unsafe=True)
     return target
 
 
@@ -69,26 +70,66 @@ def fuse_pathway(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: the weights are sharded, or parametrized by something else as well.
     """
-    found = list(pathway_linears(model))
-    for linear, weight, part in found:
-        _refuse_unfusable(linear, weight, part)
-    for linear, weight, part in found:
-        fused = part.fused(weight)
+    found = list(joined(model))
+    for one in found:
+        _refuse_unfusable(one)
+    for one in found:
+        fused, linear = one.part.fused(one.own), one.linear
         # A deepcopy shares its class with the model that it was copied from, and removing takes
         # the property `weight` from the class: so this linear first gets a class of its own.
         shared = type(linear)
         linear.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
-        parametrize.remove_parametrizations(linear, "weight", leave_parametrized=False)
+        parametrize.remove_parametrizations(linear, one.name, leave_parametrized=False)
         with torch.no_grad():
-            weight.copy_(fused)
-        for name in part.order:  # removing put `weight` behind `bias`
-            linear._parameters[name] = linear._parameters.pop(name)
+            one.own.copy_(fused)
+        for name in one.part.order:  # removing put it behind the others
+            if name in linear._parameters:
+                linear._parameters[name] = linear._parameters.pop(name)
     return model
+
+
+@torch.no_grad()
+def merge_and_reset(model: nn.Module) -> None:
+    """Fold λW' into W as `fuse_pathway` does, but keep the pathway, with λ's value at 0.
+
+    The function of the model stays what it is, but for rounding. Moments that an optimiser has of
+    λ are of what is over: drop them.
+    """
+    found = list(joined(model))
+    for one in found:
+        one.own.copy_(one.part.fused(one.own))
+    for value in scales(model).values():
+        value.zero_()
+
+
+def clamp_scales(model: nn.Module) -> None:
+    """Bring every λ value back to within its clamp: after each step of an optimiser."""
+    for module in model.modules():
+        if isinstance(module, ScaleValue):
+            module.put_back()
+
+
+@contextmanager
+def computed_once(model: nn.Module) -> Iterator[None]:
+    """Inside, every W + Σ λW' is computed once, however many forwards and backwards there are.
+
+    The gradients of what lies under it (W, W', λ) arrive at the end, in one backward. Not with
+    DistributedDataParallel, which waits for them earlier, and not around a compiled model.
+    """
+    parts = list(joined(model))
+    built = [one.part.hold(one.own) for one in parts]
+    try:
+        yield
+    finally:
+        grads = [one.part.let_go() for one in parts]
+    pairs = [(tensor, grad) for tensor, grad in zip(built, grads, strict=True) if grad is not None]
+    if pairs:
+        torch.autograd.backward([tensor for tensor, _ in pairs], [grad for _, grad in pairs])
 
 
 def has_pathway(model: nn.Module) -> bool:
     """Whether a pathway is attached to the model or to a part of it."""
-    return next(pathway_linears(model), None) is not None
+    return next(joined(model), None) is not None
 
 
 def scales(model: nn.Module) -> dict[ScaleKey, nn.Parameter]:
@@ -120,8 +161,8 @@ def set_progress(model: nn.Module, t: float) -> None:
 
 
 def auxiliary_names(model: nn.Module) -> set[str]:
-    """Names, as in `named_parameters`, of all auxiliary weights."""
-    weights = [p.auxiliary(name) for _, _, p in pathway_linears(model) for name in p.names]
+    """Names, as in `named_parameters`, of all auxiliary weights, biases and low-rank changes."""
+    weights = [p for one in joined(model) for n in one.part.names for p in one.part.borrowed(n)]
     return _names_of(model, weights)
 
 
@@ -139,23 +180,25 @@ def scale_names(model: nn.Module) -> set[str]:
     return _names_of(model, scales(model).values())
 
 
-def _refuse_unfusable(linear: nn.Module, weight: Tensor, part: PathwayWeight) -> None:
-    if hasattr(weight, "full_tensor"):
+def _refuse_unfusable(one: Joined) -> None:
+    layer = one.part.layer
+    if hasattr(one.own, "full_tensor"):
         raise ValueError(
-            f"fuse: {part.layer} is sharded; gather a full state dict, load it into a model that "
+            f"fuse: {layer} is sharded; gather a full state dict, load it into a model that "
             "is not sharded and fuse that"
         )
-    if len(list(linear.get_submodule("parametrizations.weight").children())) > 1:
+    if len(list(one.linear.get_submodule(f"parametrizations.{one.name}").children())) > 1:
         raise ValueError(
-            f"fuse: {part.layer} is parametrized by something else as well; remove that first"
+            f"fuse: {layer} is parametrized by something else as well; remove that first"
         )
 
 
 def _by_scale(model: nn.Module, read: Callable[[ScaleValue], T]) -> dict[ScaleKey, T]:
     return {
-        (name, part.layer): read(part.scale(name))
-        for _, _, part in pathway_linears(model)
-        for name in part.names
+        (name, one.part.layer): read(one.part.scale(name))
+        for one in joined(model)
+        if one.name == "weight"
+        for name in one.part.names
     }
 
 

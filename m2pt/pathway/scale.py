@@ -67,27 +67,36 @@ class ScaleValue(nn.Module):
     The parameter `value` (n,) is never 0-d: FSDP2 refuses scalars, and decay rules misfile them.
     """
 
-    def __init__(self, scale: Scale, size: int, envelope: EnvelopeFactor) -> None:
+    def __init__(self, scale: Scale, start: Tensor, envelope: EnvelopeFactor) -> None:
+        """`start` (n,) is where the value begins; with a clamp, inside of it."""
         super().__init__()
-        start = torch.full_like(envelope.factor.expand(size), scale.init)
-        self.value = nn.Parameter(start, requires_grad=scale.learned)
+        self.clamp = scale.clamp
+        self.value = nn.Parameter(start.clone(), requires_grad=scale.learned)
         self.envelope = envelope
+        self.put_back()
 
     def forward(self) -> Tensor:
         """λ = envelope · value, (n,)."""
         return self.envelope.factor * self.value
 
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Bring the value back to within ±clamp, where there is one."""
+        if self.clamp is not None:
+            self.value.clamp_(-self.clamp, self.clamp)
+
 
 def add_scaled(weight: Tensor, auxiliary: Tensor, scale: Tensor) -> Tensor:
-    """W + λW' [M2PT, eq. 8], differentiable in all three.
+    """W + λW' [M2PT, eq. 8], differentiable in all three; biases are added alike.
 
     Args:
-        weight: W (out, in).
-        auxiliary: W' (out, in), of W's dtype and on its device.
+        weight: W (out, in), or a bias (out,).
+        auxiliary: W', of W's shape and on its device; of W's dtype, or narrower where it has no
+            gradient.
         scale: λ (n,): one number, or n numbers that scale n equal bands of rows.
 
     Returns:
-        (out, in); where λ is 0, exactly W, the sign of its zeros included.
+        As `weight`; where λ is 0, exactly W, the sign of its zeros included.
     """
     summed: Tensor = _AddScaled.apply(weight, auxiliary, scale)
     return summed
@@ -103,7 +112,7 @@ class _AddScaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, weight: Tensor, auxiliary: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(auxiliary, scale)
-        rows = _by_row(scale, len(weight))
+        rows = _by_row(scale, weight)
         summed = torch.addcmul(weight, auxiliary, rows)
         return summed if _seen_nonzero(scale) else torch.where(rows == 0, weight, summed)
 
@@ -115,9 +124,9 @@ class _AddScaled(torch.autograd.Function):
         auxiliary, scale = ctx.saved_tensors
         grad_auxiliary = grad_scale = None
         if ctx.needs_input_grad[1]:
-            grad_auxiliary = grad * _by_row(scale, len(grad))
+            grad_auxiliary = grad * _by_row(scale, grad)
         if ctx.needs_input_grad[2]:
-            bands = zip(_bands(grad, scale), _bands(auxiliary, scale), strict=True)
+            bands = zip(_bands(grad, scale), _bands(auxiliary.to(grad), scale), strict=True)
             grad_scale = torch.stack([torch.dot(*pair) for pair in bands])
         return grad, grad_auxiliary, grad_scale
 
@@ -137,8 +146,9 @@ def _bands(weight: Tensor, scale: Tensor) -> Tensor:
     return weight.reshape(len(scale), -1)
 
 
-def _by_row(scale: Tensor, rows: int) -> Tensor:
-    """λ (n,) as something that broadcasts over (rows, in)."""
+def _by_row(scale: Tensor, like: Tensor) -> Tensor:
+    """λ (n,) as something that broadcasts over `like`, (rows, in) or (rows,)."""
     if len(scale) == 1:
         return scale
-    return scale.repeat_interleave(rows // len(scale)).unsqueeze(1)
+    by_row = scale.repeat_interleave(len(like) // len(scale))
+    return by_row if like.ndim == 1 else by_row.unsqueeze(1)

@@ -19,8 +19,14 @@ from m2pt.data.samples import Batch, Dataset
 from m2pt.models.build import build_model
 from m2pt.models.norm import synchronise
 from m2pt.pathway.config import Pathway
-from m2pt.pathway.reparam import attach_pathway, set_progress
-from m2pt.pathway.scale import envelope_at, value_learns_at
+from m2pt.pathway.reparam import (
+    attach_pathway,
+    clamp_scales,
+    computed_once,
+    merge_and_reset,
+    set_progress,
+)
+from m2pt.pathway.scale import envelope_at
 from m2pt.training import metrics, snapshot
 from m2pt.training.batches import global_batches, micro_batches, order_seed, steps_per_epoch
 from m2pt.training.evaluate import evaluate
@@ -33,7 +39,7 @@ from m2pt.training.numerics import (
     runnable,
     seed_everything,
 )
-from m2pt.training.optim import build_optimizer, rate_factor, set_rates
+from m2pt.training.optim import build_optimizer, rate_factor, resting_at, set_rates
 from m2pt.training.progress import beat
 from m2pt.training.recipe import TrainingConfig
 from m2pt.training.report import EpochReport as EpochReport
@@ -79,13 +85,13 @@ class Training:
         self.model = build_model(config.model, dataset.info, seed=config.seed)
         if target_weights is not None:
             load_target(self.model, target_weights)
-        if config.pathway is not None:
-            attach_pathway(self.model, auxiliaries, config.pathway)
         self.model.to(world.device, dtype_of(config.numerics))
+        if config.pathway is not None:  # after the move: W' may be of a narrower type
+            attach_pathway(self.model, auxiliaries, config.pathway)
         self._batch_norms = synchronise(self.model) if world.size > 1 else []
         self._optimizer = build_optimizer(self.model, config.recipe)
         self._steps = steps_per_epoch(len(dataset.train), config.recipe.batch_size)
-        self._digests: dict[str, str] = {}
+        self._digests = self._what_it_stands_on(auxiliaries)
         self._envelope: float | None = None
 
     def epochs(self) -> Generator[EpochReport, None, None]:
@@ -109,7 +115,7 @@ class Training:
             self._optimizer,
             config=self.config,
             epoch=self.epoch,
-            digests=self._what_it_stands_on(),
+            digests=self._digests,
         )
 
     def restore(self, state: State) -> None:
@@ -123,7 +129,7 @@ class Training:
             self.model,
             self._optimizer,
             config=self.config,
-            digests=self._what_it_stands_on(),
+            digests=self._digests,
         )
         self._set_progress(self.epoch * self._steps)
 
@@ -162,6 +168,7 @@ class Training:
         """One pass over the training data; returns the mean loss of its samples."""
         world, recipe, samples = self.world, self._recipe, self._dataset.train
         seed_everything(world.device, self.config.seed, self.epoch, world.rank)
+        self._merge_where_due()
         module.train()
         losses = metrics.StepLosses(self._steps, world)
         order = samples.order(order_seed(self.config.seed, self.epoch))
@@ -188,24 +195,45 @@ class Training:
     def _descend(self, module: nn.Module, read: Iterator[Batch], weights: list[float]) -> Tensor:
         """One step of the optimiser over the next micro-batches; this rank's share of the loss."""
         losses = []
-        for number, weight in enumerate(weights, start=1):
-            for norm in self._batch_norms:
-                norm.counted = weight > 0
-            with _no_exchange(module, last=number == len(weights)):
-                loss = self._loss(module, next(read)) * weight
-                loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
-            losses.append(loss.detach())
+        with self._weights_computed_once(len(weights)):
+            for number, weight in enumerate(weights, start=1):
+                for norm in self._batch_norms:
+                    norm.counted = weight > 0
+                with _no_exchange(module, last=number == len(weights)):
+                    loss = self._loss(module, next(read)) * weight
+                    loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
+                losses.append(loss.detach())
         if self._recipe.clip_grad is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self._recipe.clip_grad)
         self._optimizer.step()
+        if self.config.pathway is not None and self.config.pathway.scale.clamp is not None:
+            clamp_scales(self.model)
         return torch.stack(losses).double().sum()
+
+    def _weights_computed_once(self, micro_batches: int) -> AbstractContextManager[None]:
+        """W + λW' for all micro-batches of a step, where nothing waits for their gradients."""
+        alone = self.world.size == 1 and not self.config.numerics.compile
+        if micro_batches == 1 or self.config.pathway is None or not alone:
+            return nullcontext()
+        return computed_once(self.model)
+
+    def _merge_where_due(self) -> None:
+        """At the start of an epoch: a state is always of before, whoever goes on from it."""
+        pathway = self.config.pathway
+        every = None if pathway is None else pathway.scale.merge_every
+        if every is not None and self.epoch and self.epoch % every == 0:
+            merge_and_reset(self.model)
+            for group in self._optimizer.param_groups:
+                if group["role"] == "scale":
+                    for value in group["params"]:
+                        self._optimizer.state.pop(value, None)
 
     def _prepare_step(self, step: int) -> None:
         beat()
         progress = self._set_progress(step)
         pathway = self.config.pathway
-        learns = pathway is None or value_learns_at(pathway.scale, progress)
-        set_rates(self._optimizer, self._factor(step), scales_learn=learns)
+        resting = set() if pathway is None else resting_at(pathway, progress)
+        set_rates(self._optimizer, self._factor(step), resting=resting)
         self._optimizer.zero_grad(set_to_none=True)
 
     def _loss(self, module: nn.Module, batch: Batch) -> Tensor:
@@ -248,12 +276,15 @@ class Training:
         """Without gradients, four times a micro-batch fits where a micro-batch trains."""
         return 4 * ceil(self._recipe.batch_size / (self.world.size * self._recipe.accumulate))
 
-    def _what_it_stands_on(self) -> dict[str, str]:
+    def _what_it_stands_on(self, auxiliaries: Mapping[str, BlockWeights]) -> dict[str, str]:
         """Digests of what a state leaves out, and must yet find unchanged."""
-        if not self._digests:
-            frozen = snapshot.digest_of(snapshot.frozen_weights(self.model))
-            self._digests = {"data": self._dataset.info.digest, "frozen_auxiliaries": frozen}
-        return self._digests
+        frozen: Mapping[str, Tensor] = snapshot.frozen_weights(self.model)
+        if frozen and self.config.pathway is not None and self.config.pathway.prepare != "none":
+            # What is made of them may differ in the last digit on another machine.
+            given = auxiliaries.items()
+            frozen = {f"{name}/{key}": w for name, found in given for key, w in found.items()}
+        digest = snapshot.digest_of(frozen)
+        return {"data": self._dataset.info.digest, "frozen_auxiliaries": digest}
 
 
 def _check_auxiliaries(pathway: Pathway | None, auxiliaries: Mapping[str, BlockWeights]) -> None:

@@ -1,5 +1,6 @@
 """Parameter groups, and the rate of each as a pure function of the step."""
 
+from collections.abc import Set
 from math import cos, pi
 from typing import Any, Literal
 
@@ -7,7 +8,9 @@ import torch
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
+from m2pt.pathway.config import Pathway
 from m2pt.pathway.reparam import auxiliary_names, scale_names
+from m2pt.pathway.scale import value_learns_at
 from m2pt.training.recipe import Recipe
 
 Role = Literal["target", "auxiliary", "scale"]
@@ -60,13 +63,23 @@ def rate_factor(step: int, *, total_steps: int, warmup_steps: int, floor: float)
     return floor + (1 - floor) * 0.5 * (1 + cos(pi * min(1.0, done)))
 
 
-def set_rates(optimizer: torch.optim.Optimizer, factor: float, *, scales_learn: bool) -> None:
-    """Give every group its peak times `factor`; λ values exactly 0 where they learn no longer."""
+def resting_at(pathway: Pathway, t: float) -> set[Role]:
+    """What does not learn at progress `t` of training: held λ values, W' that is trained later."""
+    resting: set[Role] = set()
+    if not value_learns_at(pathway.scale, t):
+        resting.add("scale")
+    if t < pathway.training.start:
+        resting.add("auxiliary")
+    return resting
+
+
+def set_rates(optimizer: torch.optim.Optimizer, factor: float, *, resting: Set[Role]) -> None:
+    """Give every group its peak times `factor`, and those that rest exactly 0."""
     for group in optimizer.param_groups:
-        learns = scales_learn or group["role"] != "scale"
-        group["lr"] = group["peak"] * factor if learns else 0.0
+        group["lr"] = 0.0 if group["role"] in resting else group["peak"] * factor
 
 
 def _scale_group(recipe: Recipe) -> tuple[Role, float, float]:
     own = recipe.scale_learning_rate
-    return "scale", recipe.learning_rate if own is None else own, 0.0
+    rate = recipe.learning_rate * recipe.scale_learning_rate_factor if own is None else own
+    return "scale", rate, 0.0

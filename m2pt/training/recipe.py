@@ -36,6 +36,8 @@ class Recipe:
     """Where the cosine ends; all groups end at this fraction of `learning_rate`."""
     scale_learning_rate: float | None = None
     """Rate of the λ values; None is `learning_rate`. They never decay."""
+    scale_learning_rate_factor: float = field(default=1.0, metadata={"later": True})
+    """Without a rate of their own, λ values learn at this factor of `learning_rate`."""
     auxiliary_learning_rate_factor: float = 1.0
     """Trainable auxiliary weights learn at this factor of their block's rate."""
     label_smoothing: float = 0.0
@@ -73,10 +75,21 @@ class Recipe:
             raise ValueError(
                 f"clip_grad: must be above 0, is {self.clip_grad}; leave it out for no clipping"
             )
-        for name in ("weight_decay", "auxiliary_learning_rate_factor", "mixup", "cutmix"):
+        for name in (
+            "weight_decay",
+            "scale_learning_rate_factor",
+            "auxiliary_learning_rate_factor",
+            "mixup",
+            "cutmix",
+        ):
             _check_not_negative(name, getattr(self, name))
         if self.scale_learning_rate is not None:
             _check_not_negative("scale_learning_rate", self.scale_learning_rate)
+            if self.scale_learning_rate_factor != 1.0:
+                raise ValueError(
+                    "scale_learning_rate_factor: is of learning_rate, and scale_learning_rate "
+                    "gives the rate itself; leave one of the two out"
+                )
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from m2pt.later import plain as as_plain
 from m2pt.pathway.reparam import frozen_auxiliary_names
 from m2pt.training.recipe import TrainingConfig
 from m2pt.training.state import FORMAT, JSON, State, check_format
@@ -125,7 +125,7 @@ def _expected(
 
 def _plain(config: TrainingConfig) -> dict[str, JSON]:
     """The configuration as JSON, but for where the data lies: its digest says what it is."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    plain: dict[str, Any] = json.loads(json.dumps(as_plain(config)))
     for path in ("source", "test_source"):
         del plain["data"][path]
     return plain

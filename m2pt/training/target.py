@@ -12,7 +12,9 @@ BlockWeights = Mapping[str, Tensor]
 
 
 def load_target(model: nn.Module, weights: BlockWeights) -> None:
-    """Copy canonical block weights into every block; tokenizer and head keep their own.
+    """Copy canonical block weights into every block; tokenizer, norms and head keep their own.
+
+    So do biases that the weights are without.
 
     Raises:
         ValueError: a block's weight is missing, of another shape, or for a block that the model
@@ -22,7 +24,13 @@ def load_target(model: nn.Module, weights: BlockWeights) -> None:
     depth = len(blocks_of(model, "target"))
     needed = [f"{layer_name(block, name)}.weight" for block, name in select(Coverage(), depth)]
     _refuse("are not in the weights", [name for name in needed if name not in weights], depth)
-    _refuse("are not in the model", [name for name in weights if name not in own], depth)
+    unknown = [name for name in weights if name not in own]
+    if unknown and all(name.endswith("qkv.bias") for name in unknown):
+        raise ValueError(
+            f"target: the weights have {unknown[0]}, and the model's qkv has no bias; set "
+            "model.qkv_bias to true"
+        )
+    _refuse("are not in the model", unknown, depth)
     for name, weight in weights.items():
         if weight.shape != own[name].shape:
             raise ValueError(

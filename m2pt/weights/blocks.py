@@ -1,8 +1,9 @@
-"""Canonical block weights: the four matrices of every transformer block, named as timm does.
+"""Canonical block weights: the four linears of every transformer block, named as timm does.
 
 Keys are `blocks.{i}.attn.qkv.weight` (3D, D), `blocks.{i}.attn.proj.weight` (D, D),
 `blocks.{i}.mlp.fc1.weight` (H, D) and `blocks.{i}.mlp.fc2.weight` (D, H), block by block in that
-order; D: width, H: hidden channels of the MLP. Rows of qkv are q, k, v, one after the other.
+order, each followed by its `bias` where it has one; D: width, H: hidden channels of the MLP. Rows
+of qkv are q, k, v, one after the other.
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,16 @@ def block_key(block: int, linear: str) -> str:
     return f"blocks.{block}.{linear}.weight"
 
 
+def bias_key(block: int, linear: str) -> str:
+    """The canonical name of one bias."""
+    return f"blocks.{block}.{linear}.bias"
+
+
+def matrices_of(blocks: Mapping[str, Tensor]) -> list[str]:
+    """The keys of matrices among canonical block weights."""
+    return [key for key in blocks if key.endswith(".weight")]
+
+
 def block_weights(model: nn.Module) -> dict[str, Tensor]:
     """Copies of the block weights of a model with timm blocks under `.blocks`, on the CPU.
 
@@ -36,42 +47,59 @@ def block_weights(model: nn.Module) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, block in blocks.named_children():
         for linear in LINEARS:
-            weight = getattr(_child(block, linear), "weight", None)
-            if isinstance(weight, Tensor):
-                found[f"blocks.{name}.{linear}.weight"] = weight.detach().cpu().clone()
+            for kind in ("weight", "bias"):
+                tensor = getattr(_child(block, linear), kind, None)
+                if isinstance(tensor, Tensor):
+                    found[f"blocks.{name}.{linear}.{kind}"] = tensor.detach().cpu().clone()
     return checked(found, type(model).__name__)
 
 
 def checked(found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The same matrices in canonical order, float32 (float64 stays), after all checks.
+    """The same tensors in canonical order, float32 (float64 stays), after all checks.
 
     Raises:
-        WeightsError: a matrix is missing, of a wrong shape or type, or holds a value that is not
-            finite.
+        WeightsError: a matrix is missing, a tensor is of a wrong shape or type, or holds a value
+            that is not finite.
     """
-    depth = len(found) // len(LINEARS)
-    keys = [block_key(block, linear) for block in range(max(depth, 1)) for linear in LINEARS]
+    matrices = matrices_of(found)
+    depth = len(matrices) // len(LINEARS)
+    places = [(block, linear) for block in range(max(depth, 1)) for linear in LINEARS]
+    keys = [block_key(*place) for place in places]
     lacking = next((key for key in keys if key not in found), None)
-    if lacking or len(found) != len(keys):
+    if lacking or len(matrices) != len(keys):
         raise WeightsError(
-            f"{where}: {len(found)} block matrices, and {lacking or block_key(depth, LINEARS[0])} "
+            f"{where}: {len(matrices)} block matrices, and "
+            f"{lacking or block_key(depth, LINEARS[0])} "
             "is not among them; blocks 0 to the last each need qkv, proj, fc1 and fc2"
         )
     _check_shapes(found, depth, where)
-    for key in keys:
+    ordered = [key for place in places for key in (block_key(*place), bias_key(*place))]
+    for key in (key for key in ordered if key in found):
         _check_values(key, found[key], where)
-    return {key: _widened(found[key]) for key in keys}
+    return {key: _widened(found[key]) for key in ordered if key in found}
 
 
-def check_fit(blocks: Mapping[str, Tensor], model: ModelConfig, where: str) -> None:
+def depth_of_blocks(blocks: Mapping[str, Tensor]) -> int:
+    """How many blocks canonical block weights are of."""
+    return len(matrices_of(blocks)) // len(LINEARS)
+
+
+def check_fit(
+    blocks: Mapping[str, Tensor], model: ModelConfig, where: str, *, any_depth: bool = False
+) -> None:
     """Raises unless canonical block weights have the depth, width and MLP of `model`.
+
+    With `any_depth` the depth may be another one.
 
     Raises:
         WeightsError: they do not; `where` names their file.
     """
     qkv, fc1 = blocks[block_key(0, "attn.qkv")], blocks[block_key(0, "mlp.fc1")]
-    found = (len(blocks) // len(LINEARS), qkv.shape[1], fc1.shape[0])
-    wanted = (model.depth, model.width, int(model.width * model.mlp_ratio))
+    depth = depth_of_blocks(blocks)
+    found = (depth, qkv.shape[1], fc1.shape[0])
+    wanted = (
+        depth if any_depth else model.depth, model.width, int(model.width * model.mlp_ratio)
+    )  # fmt: skip
     if found != wanted:
         raise WeightsError(
             f"{where}: {_size(found)}, but the model has {_size(wanted)}; every block must "
@@ -95,12 +123,15 @@ def _check_shapes(found: Mapping[str, Tensor], depth: int, where: str) -> None:
     }
     for block in range(depth):
         for linear, shape in shapes.items():
-            key = block_key(block, linear)
-            if tuple(found[key].shape) != shape:
-                raise WeightsError(
-                    f"{where}: {key} has shape {tuple(found[key].shape)}, but with width {width} "
-                    f"and {hidden} hidden channels, as in block 0, it must be {shape}"
-                )
+            for key, wanted in (
+                (block_key(block, linear), shape),
+                (bias_key(block, linear), shape[:1]),
+            ):
+                if key in found and tuple(found[key].shape) != wanted:
+                    raise WeightsError(
+                        f"{where}: {key} has shape {tuple(found[key].shape)}, but with width "
+                        f"{width} and {hidden} hidden channels, as in block 0, it must be {wanted}"
+                    )
 
 
 def _check_values(key: str, weight: Tensor, where: str) -> None:

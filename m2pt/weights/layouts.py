@@ -19,7 +19,7 @@ PREFIXES = ("module.", "model.", "encoder.", "backbone.", "_orig_mod.")
 
 _TIMM = re.compile(
     rf"(?P<prefix>(?:{'|'.join(map(re.escape, PREFIXES))})*)"
-    r"(?P<key>blocks\.\d+\.(?:attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)\.weight)"
+    r"(?P<key>blocks\.\d+\.(?:attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)\.(?:weight|bias))"
 )
 
 

@@ -12,7 +12,7 @@ from m2pt.data.schema import DataAway
 from m2pt.models.config import Tokenizer
 from m2pt.models.tokens import token_grid
 from orchestrator.conduct.places import tracking_uri
-from orchestrator.conduct.supply import key_of, read_weights, sources
+from orchestrator.conduct.supply import check_depth, key_of, read_weights, sources
 from orchestrator.config.document import shown
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.io import apply
@@ -40,6 +40,10 @@ def check_inputs(experiment: Experiment, stored: Container[str] = ()) -> None:
             where = f"{key_of(name)}.pretrain"
             info = _described(source.pretrain.data, f"{where}.data")
             _check_tokens(source.pretrain.tokenizer, info, where)
+            try:
+                check_depth(experiment, experiment.model.depth)
+            except ValueError as error:
+                raise RequestError(f"pathway.mapping, for {key_of(name)}: {error}") from error
         elif source.weights is not None and name not in stored:
             read_weights(experiment, name, source)
 

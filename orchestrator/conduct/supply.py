@@ -12,6 +12,7 @@ from typing import Any
 
 from m2pt.data.describe import describe
 from m2pt.data.schema import DataAway
+from m2pt.pathway.coverage import mapping
 from m2pt.pretrain.config import PretrainConfig
 from orchestrator.conduct.assign import patience
 from orchestrator.config.experiment import Experiment, WeightSource
@@ -20,7 +21,7 @@ from orchestrator.errors import RequestError, StorageError
 from orchestrator.storage import blobs, layout
 from orchestrator.storage.formats import WrongFormat, check_format
 from orchestrator.storage.uri import Damaged, Missing, Store
-from orchestrator.study.arms import possible_auxiliaries
+from orchestrator.study.arms import possible_auxiliaries, possible_mappings
 from orchestrator.study.identity import Digests, pretrain_fingerprint
 from orchestrator.tracking.record import StudyRecord
 
@@ -165,16 +166,25 @@ def read_weights(experiment: Experiment, name: str, source: WeightSource) -> Any
 
     Raises `RequestError`, naming the key, where they cannot be read or do not fit.
     """
-    from m2pt.weights.blocks import check_fit
+    from m2pt.weights.blocks import check_fit, depth_of_blocks
     from m2pt.weights.load import load_blocks
 
     assert source.weights is not None  # the caller looked
     try:
         blocks = load_blocks(Path(source.weights), sha256=source.sha256)
-        check_fit(blocks, experiment.model, source.weights)
+        check_fit(blocks, experiment.model, source.weights, any_depth=name != TARGET)
+        if name != TARGET:
+            check_depth(experiment, depth_of_blocks(blocks))
     except (ValueError, OSError) as error:
         raise RequestError(f"{key_of(name)}.weights: {error}") from error
     return blocks
+
+
+def check_depth(experiment: Experiment, depth: int) -> None:
+    """Raises ValueError unless an auxiliary of so many blocks fits all rules of `pathway.mapping`
+    that some trial may have."""
+    for rule in possible_mappings(experiment):
+        mapping(rule, experiment.model.depth, depth)
 
 
 def key_of(name: str) -> str:

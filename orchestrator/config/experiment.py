@@ -5,7 +5,7 @@ here are the rules of single fields and of fields among each other. Imports no t
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -113,12 +113,7 @@ class PathwaySection(Pathway):
         """The part that the method reads; None for the baseline."""
         if not self.names:
             return None
-        return Pathway(
-            coverage=self.coverage,
-            mapping=self.mapping,
-            scale=self.scale,
-            trainable=self.trainable,
-        )
+        return Pathway(**{part.name: getattr(self, part.name) for part in fields(Pathway)})
 
 
 class Resources(FrozenSection):
@@ -302,6 +297,28 @@ class Experiment(FrozenSection):
                 f"block {max(blocks)} does not exist: model.depth is {depth}, so the last is "
                 f"{depth - 1}",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_blocks(self) -> "Experiment":
+        mapping, model = self.pathway.mapping, self.model
+        if isinstance(mapping, tuple) and len(mapping) != model.depth:
+            raise RuleError(
+                "pathway.mapping",
+                f"a list has one auxiliary block for each of the model's {model.depth} blocks, "
+                f"and {list(mapping)} has {len(mapping)}",
+            )
+        most = min(model.width, int(model.width * model.mlp_ratio))
+        ranks = {
+            "trainable": self.pathway.training.rank,
+            "prepare": self.pathway.prepared_rank or 0,
+        }
+        for key, rank in ranks.items():
+            if rank > most:
+                raise RuleError(
+                    f"pathway.{key}",
+                    f"rank {rank} is more than the {most} that the model's narrowest matrix has",
+                )
         return self
 
     @model_validator(mode="after")

@@ -36,7 +36,11 @@ UNSEARCHABLE: Mapping[str, str] = {
 BLOCK_SHAPE = ("model", "model.width", "model.depth", "model.mlp_ratio")
 """Keys that decide the shapes of the blocks, which every auxiliary shares with the target."""
 
-PATHWAY_ONLY = ("training.scale_learning_rate", "training.auxiliary_learning_rate_factor")
+PATHWAY_ONLY = (
+    "training.scale_learning_rate",
+    "training.scale_learning_rate_factor",
+    "training.auxiliary_learning_rate_factor",
+)
 """Keys outside `pathway` that have no effect without an auxiliary."""
 
 

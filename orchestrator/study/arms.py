@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from m2pt.pathway.config import LINEARS, Coverage, Envelope, Pathway, Scale
+from m2pt.pathway.config import (
+    LINEARS,
+    AuxiliaryTraining,
+    Coverage,
+    Envelope,
+    MappingName,
+    Pathway,
+    Scale,
+)
 from orchestrator.config.experiment import BASELINE, Experiment, PathwaySection
 from orchestrator.config.paths import needs_auxiliary
 from search_spaces.space import Choice, Grid
@@ -49,13 +57,19 @@ def coverage_text(coverage: Coverage) -> str:
 
 def scale_text(scale: Scale) -> str:
     """λ in words: "λ learned from 0", "λ fixed 0.01 per block"."""
-    words = [f"λ {'learned from' if scale.learned else 'fixed'} {scale.init:.3g}"]
+    numbers = scale.init if isinstance(scale.init, tuple) else (scale.init,)
+    start = "…".join(f"{number:.3g}" for number in numbers) + (" ‖W‖/‖W'‖" * scale.relative)
+    words = [f"λ {'learned from' if scale.learned else 'fixed'} {start}"]
     if scale.granularity != "linear":
         words.append("per block" if scale.granularity == "block" else "one for all")
     if scale.split_qkv:
         words.append("q,k,v apart")
     if scale.envelope != Envelope():
         words.append(f"{scale.envelope.kind} to {scale.envelope.until:.3g}")
+    if scale.clamp is not None:
+        words.append(f"within ±{scale.clamp:.3g}")
+    if scale.merge_every is not None:
+        words.append(f"merged every {scale.merge_every} epochs")
     return " ".join(words)
 
 
@@ -114,6 +128,18 @@ def possible_auxiliaries(experiment: Experiment) -> tuple[str, ...]:
     return experiment.with_sources(name for names in wanted for name in names)
 
 
+def possible_mappings(experiment: Experiment) -> tuple[MappingName | int | tuple[int, ...], ...]:
+    """Every rule by which some trial may join blocks."""
+    values: list[Any] = []
+    for path, distribution in experiment.search.space.items():
+        if isinstance(distribution, Choice | Grid) and path in ("pathway", "pathway.mapping"):
+            values += distribution.values
+    sections = [value if isinstance(value, Mapping) else {"mapping": value} for value in values]
+    searched = [Pathway(mapping=section["mapping"]) for section in sections if "mapping" in section]
+    found = [experiment.pathway.mapping, *(pathway.mapping for pathway in searched)]
+    return tuple(dict.fromkeys(found))
+
+
 def _matched_to(experiment: Experiment, name: str) -> str:
     source = experiment.auxiliaries.get(name)
     if source is not None and source.control == MATCHED and source.like is not None:
@@ -127,13 +153,30 @@ def _pathway_parts(section: PathwaySection, searched: tuple[str, ...]) -> list[s
     if section.coverage != default.coverage or _is_searched("pathway.coverage", searched):
         parts.append(coverage_text(section.coverage))
     if section.mapping != default.mapping or _is_searched("pathway.mapping", searched):
-        shift = isinstance(section.mapping, int)
-        parts.append(f"blocks shifted by {section.mapping}" if shift else f"{section.mapping}")
+        parts.append(_mapping_text(section.mapping))
     if section.scale != default.scale or _is_searched("pathway.scale", searched):
         parts.append(scale_text(section.scale))
     if section.trainable != default.trainable or _is_searched("pathway.trainable", searched):
-        parts.append("trained along" if section.trainable else "frozen")
+        parts.append(_training_text(section.training))
+    for part, word in (("keep", "in"), ("prepare", "first"), ("bias", "bias")):
+        value = getattr(section, part)
+        if value != getattr(default, part) or _is_searched(f"pathway.{part}", searched):
+            parts.append(f"{word} {value}")
     return parts
+
+
+def _mapping_text(rule: str | int | tuple[int, ...]) -> str:
+    if isinstance(rule, tuple):
+        return "blocks from " + ",".join(map(str, rule))
+    return f"blocks shifted by {rule}" if isinstance(rule, int) else rule
+
+
+def _training_text(training: AuxiliaryTraining) -> str:
+    if training.kind == "low_rank":
+        return f"changed by rank {training.rank}"
+    if training.kind == "frozen":
+        return "frozen"
+    return f"trained from {training.start:.3g} on" if training.start else "trained along"
 
 
 def _other_parts(experiment: Experiment, arm: Experiment, searched: tuple[str, ...]) -> list[str]:

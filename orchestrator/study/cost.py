@@ -6,12 +6,12 @@ It follows from the experiment and from two counts of its model; `forecast` goes
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 from m2pt.models.config import ModelConfig
-from m2pt.pathway.config import LinearName
-from m2pt.pathway.coverage import scale_group, select
+from m2pt.pathway.config import LINEARS, LinearName
+from m2pt.pathway.coverage import scale_group, scale_places, select
 from orchestrator.config.experiment import Budget, Experiment, Resources
 from orchestrator.study.agenda import Agenda
 from orchestrator.study.arms import is_control, possible_auxiliaries
@@ -83,25 +83,32 @@ def arm_cost(
     """
     pathway, item = experiment.pathway, item_bytes(experiment.resources)
     linears = select(pathway.coverage, experiment.model.depth) if pathway.names else ()
-    sizes = linear_sizes(experiment.model)
+    sizes, many = linear_sizes(experiment.model), len(pathway.names)
     covered = sum(sizes[linear] for _, linear in linears)
-    borrowed = len(pathway.names) * covered
-    groups = dict(scale_group(pathway.scale, block, linear) for block, linear in linears)
-    scales = len(pathway.names) * sum(groups.values())
-    trained = numbers.parameters
-    trained += borrowed if pathway.trainable else 0
-    trained += scales if pathway.scale.learned else 0
-    kept = numbers.parameters + numbers.buffers + scales + (borrowed if pathway.trainable else 0)
+    numbers_of = {
+        scale_group(pathway.scale, block, linear): scale_places(
+            pathway.coverage, pathway.scale, linear
+        )[0]
+        for block, linear in linears
+    }
+    scales = many * sum(numbers_of.values())
+    training = pathway.training
+    changes = many * training.rank * sum(sum(linear_shape(experiment.model, n)) for _, n in linears)
+    borrowed = many * (covered + _biases(experiment, linears))
+    learned = borrowed if training.kind == "trained" else changes
+    trained = numbers.parameters + learned + (scales if pathway.scale.learned else 0)
+    kept = numbers.parameters + numbers.buffers + scales + learned
+    own = item * (numbers.parameters + numbers.buffers + scales + changes)
     plain = (
         activation_estimate(experiment, numbers) if activations_bytes is None else activations_bytes
     )
     return ArmCost(
         target=numbers.parameters,
         auxiliary=borrowed,
-        auxiliary_trained=pathway.trainable and bool(linears),
+        auxiliary_trained=training.kind == "trained" and bool(linears),
         scales=scales,
         trained=trained,
-        weights_bytes=item * (numbers.parameters + numbers.buffers + borrowed + scales),
+        weights_bytes=own + (2 if pathway.keep == "bf16" else item) * borrowed,
         gradients_bytes=item * trained,
         optimizer_bytes=item * STATES_PER_PARAMETER * trained,
         activations_bytes=plain + item * covered,  # W + λW' is kept as well
@@ -109,11 +116,26 @@ def arm_cost(
     )
 
 
+def linear_shape(model: ModelConfig, linear: LinearName) -> tuple[int, int]:
+    """Outputs and inputs of one linear of a block."""
+    width, hidden = model.width, int(model.width * model.mlp_ratio)
+    shapes = {"qkv": (3 * width, width), "proj": (width, width)}
+    return (shapes | {"fc1": (hidden, width), "fc2": (width, hidden)})[linear]
+
+
 def linear_sizes(model: ModelConfig) -> dict[LinearName, int]:
     """Weights of the four linears of one block."""
-    width, hidden = model.width, int(model.width * model.mlp_ratio)
-    mlp = width * hidden
-    return {"qkv": 3 * width**2, "proj": width**2, "fc1": mlp, "fc2": mlp}
+    return {linear: prod(linear_shape(model, linear)) for linear in LINEARS}
+
+
+def _biases(experiment: Experiment, linears: Sequence[tuple[int, LinearName]]) -> int:
+    """Biases that one auxiliary lends."""
+    if experiment.pathway.bias == "ignored":
+        return 0
+    model = experiment.model
+    return sum(
+        linear_shape(model, linear)[0] for _, linear in linears if linear != "qkv" or model.qkv_bias
+    )
 
 
 def block_bytes(model: ModelConfig) -> int:

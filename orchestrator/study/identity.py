@@ -7,9 +7,10 @@ study, on another cluster, has the same id.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
+from m2pt.later import plain
 from m2pt.models.config import ModelConfig
 from m2pt.pretrain.config import PretrainConfig
 from orchestrator.config.experiment import Experiment
@@ -66,20 +67,20 @@ def arm_identity(experiment: Experiment, digests: Digests) -> dict[str, Any]:
     """Everything but the seed that changes the result of a trial, as plain values."""
     borrowed = [_source(experiment, name, digests) for name in experiment.pathway.names]
     pathway = experiment.pathway.pathway
-    data = asdict(experiment.data)
+    data = plain(experiment.data)
     for place in ("source", "test_source"):  # the digest says what is there
         del data[place]
-    training = asdict(experiment.training)
+    training = plain(experiment.training)
     if pathway is None:
         for path in PATHWAY_ONLY:
-            del training[path.removeprefix("training.")]
+            training.pop(path.removeprefix("training."), None)
     return {
         "format": FORMAT,
         "data": {**data, "digest": digests.data},
-        "model": asdict(experiment.model),
+        "model": plain(experiment.model),
         "target": digests.target,
         "auxiliaries": borrowed,
-        "pathway": None if pathway is None else asdict(pathway),
+        "pathway": None if pathway is None else plain(pathway),
         "training": training,
         "precision": experiment.resources.precision,
         "compile": experiment.resources.compile,
@@ -91,11 +92,11 @@ def pretrain_fingerprint(config: PretrainConfig, model: ModelConfig, data_digest
 
     Only the shape of the encoder's blocks is taken from `model`: its tokenizer is the target's.
     """
-    made = asdict(config)
+    made = plain(config)
     data = made.pop("data")
     for place in ("source", "test_source"):
         del data[place]
-    blocks = asdict(model)
+    blocks = plain(model)
     del blocks["tokenizer"]
     identity = {
         "format": FORMAT,

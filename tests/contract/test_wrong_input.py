@@ -177,8 +177,24 @@ WEIGHTS = [
           LENDING, prepare=saved(lambda folder: {k: w / 0 for k, w in blocks().items()})),
     Wrong("another width", "2 blocks of width 32 with 64 .* the model has 2 blocks of width 16",
           LENDING, prepare=saved(lambda folder: blocks(width=32))),
-    Wrong("another depth", "other.pt: 3 blocks .*: set model.depth=3", LENDING,
+    Wrong("another depth", r"weights: mapping: .* 3 blocks and the target 2.*take stretched",
+          LENDING, prepare=saved(lambda folder: blocks(depth=3))),
+    Wrong("mapping for another depth", r"pathway.mapping: .* 2 blocks, and \[0, 1, 1\] has 3",
+          LENDING, sets=["pathway.mapping=[0, 1, 1]"], prepare=saved(lambda folder: blocks())),
+    Wrong("mapping beyond the auxiliary", r"mapping: \[0, 7\] must name .* blocks 0 to 1",
+          LENDING, sets=["pathway.mapping=[0, 7]"], prepare=saved(lambda folder: blocks())),
+    Wrong("searched mapping", "weights: mapping: .* 3 blocks and the target 2", LENDING,
+          sets=["pathway.mapping=stretched",
+                "search.space={pathway.mapping: {choice: [stretched, reversed]}}"],
           prepare=saved(lambda folder: blocks(depth=3))),
+    Wrong("rank beyond the matrix", "pathway.trainable: rank 99 is more than the 16", LENDING,
+          sets=["pathway.trainable='rank:99'"]),
+    Wrong("trained in bf16", "pathway.keep: bf16 is for frozen weights", LENDING,
+          sets=["pathway.keep=bf16"]),
+    Wrong("q twice", "pathway.coverage.linears: .*qkv is q, k and v together", LENDING,
+          sets=["pathway.coverage.linears=[qkv, q]"]),
+    Wrong("merged and annealed", "merge_every: .*its envelope not anneal", LENDING,
+          sets=["pathway.scale={merge_every: 2, envelope: {kind: anneal}}"]),
     Wrong("unknown layout", "other.pt: no block weights of a known layout .*begins with layer.0",
           LENDING, prepare=saved(lambda folder: {"layer.0": blocks()["blocks.0.attn.qkv.weight"]})),
     Wrong("another digest", "other.pt: its sha256 is .*, not 0{64}; fetch it again", LENDING,
@@ -311,7 +327,7 @@ def test_a_study_of_another_experiment_keeps_its_name(desk: Desk) -> None:
 
 def test_a_study_that_runs_elsewhere_is_left_alone(desk: Desk) -> None:
     with Lease.acquire(
-        Store.open(str(desk.folder / "m2pt-studies")), "mine", heartbeat_seconds=0.1
+        Store.open(str(desk.folder / "m2pt-studies")), "mine", heartbeat_seconds=10.0
     ):
         told = r"study 'mine' is already running: process \d+ on .*, since .*stop it first"
         desk.refuses(Wrong("running", told))

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,27 +16,34 @@ from m2pt.pathway.coverage import LINEAR_PATHS, layer_name, mapping, select
 from m2pt.pathway.reparam import (
     attach_pathway,
     auxiliary_names,
+    clamp_scales,
     effective_scales,
     frozen_auxiliary_names,
     fuse_pathway,
     has_pathway,
+    merge_and_reset,
     scale_names,
     scales,
     set_progress,
 )
+from m2pt.pathway.weight import joined
 from tests.numerics.pathway_setup import (
     WIDTH,
+    Case,
     auxiliaries_for,
     cases,
-    expected_weights,
+    expected_tensors,
     images,
     randomise,
+    randomise_changes,
+    samples_of,
+    target_of,
     tiny,
 )
 
 inits = st.floats(-1.0, 1.0)
 zeros = st.sampled_from([0.0, -0.0])
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=60, deadline=None)
 
 
 def bits(tensor: Tensor) -> Tensor:
@@ -68,20 +76,22 @@ def same(one: Any, other: Any) -> bool:
 @pytest.mark.slow
 @few
 @given(cases(zeros), st.floats(0.0, 1.0))
-def test_lambda_of_0_leaves_outputs_and_weights_bit_identical(case: Any, t: float) -> None:
-    depth, count, pathway = case
-    target = tiny(0, depth)
+def test_lambda_of_0_leaves_outputs_and_weights_bit_identical(case: Case, t: float) -> None:
+    target, samples = case.target(), samples_of(case.modality)
     with torch.no_grad():
         target.blocks[0].mlp.fc1.weight[0] = -0.0
         target.blocks[0].attn.qkv.weight[::2, 1] = -0.0
-    plain, before = copy.deepcopy(target), target(images())
-    attach_pathway(target, auxiliaries_for(depth, count), pathway)
+        target.blocks[0].mlp.fc2.bias[1] = -0.0
+    plain, before = copy.deepcopy(target), target(samples)
+    attach_pathway(target, case.auxiliaries(), case.pathway)
+    randomise_changes(target)
     set_progress(target, t)
-    assert torch.equal(bits(target(images())), bits(before))
-    for block, linear in select(pathway.coverage, depth):
+    assert torch.equal(bits(target(samples)), bits(before))
+    for block, linear in select(case.pathway.coverage, case.depth):
         layer = layer_name(block, linear)
-        computed = target.get_submodule(layer).weight
-        assert torch.equal(bits(computed), bits(plain.get_submodule(layer).weight))
+        for kind in ("weight", "bias"):
+            computed = getattr(target.get_submodule(layer), kind)
+            assert torch.equal(bits(computed), bits(getattr(plain.get_submodule(layer), kind)))
     fused = fuse_pathway(target).state_dict()
     assert all(torch.equal(bits(fused[key]), bits(w)) for key, w in plain.state_dict().items())
 
@@ -89,39 +99,43 @@ def test_lambda_of_0_leaves_outputs_and_weights_bit_identical(case: Any, t: floa
 @pytest.mark.slow
 @few
 @given(cases(inits), st.floats(0.0, 1.0))
-def test_covered_weights_are_the_formula_and_others_are_left_alone(case: Any, t: float) -> None:
-    depth, count, pathway = case
-    target, auxiliaries = tiny(0, depth), auxiliaries_for(depth, count)
-    plain = copy.deepcopy(target)
-    assert attach_pathway(target, auxiliaries, pathway) is target
-    assert all((value == pathway.scale.init).all() for value in scales(target).values())
+def test_covered_tensors_are_the_formula_and_others_are_left_alone(case: Case, t: float) -> None:
+    target, plain = case.target(), case.target()
+    assert attach_pathway(target, case.auxiliaries(), case.pathway) is target
     randomise(scales(target))
+    randomise_changes(target)
     set_progress(target, t)
-    found = effective_scales(target)
-    expected = expected_weights(plain, auxiliaries, pathway, found)
-    assert {layer for _, layer in found} == set(expected)
-    assert len(found) == count * len(expected)
+    expected = expected_tensors(case, target)
+    covered = select(case.pathway.coverage, case.depth)
+    assert {layer for _, layer in scales(target)} == {layer_name(*place) for place in covered}
+    assert len(scales(target)) == case.count * len(covered)
     for name, module in plain.named_modules():
         if isinstance(module, nn.Linear):
-            linear = target.get_submodule(name)
-            wanted = expected.get(name, module.weight.double())
-            assert isinstance(linear, nn.Linear)
-            assert torch.allclose(linear.weight.double(), wanted, rtol=1e-5, atol=1e-5)
-            assert linear.bias is None or torch.equal(linear.bias, module.bias)
+            for kind in ("weight", "bias"):
+                own = getattr(module, kind)
+                wanted = expected.pop(f"{name}.{kind}", None if own is None else own.double())
+                found = getattr(target.get_submodule(name), kind)
+                assert (found is None) == (wanted is None)
+                if found is not None and wanted is not None:
+                    close = torch.allclose(found.double(), wanted, rtol=1e-4, atol=1e-4)
+                    assert close, f"{name}.{kind}"
+    assert not expected
 
 
 @pytest.mark.slow
 @few
 @given(cases(inits), st.floats(0.0, 1.0))
-def test_a_fused_model_is_the_plain_model_and_agrees_with_the_unfused(case: Any, t: float) -> None:
-    depth, count, pathway = case
-    target, plain = tiny(0, depth), tiny(1, depth)
+def test_a_fused_model_is_the_plain_model_and_agrees_with_the_unfused(case: Case, t: float) -> None:
+    target, plain = case.target(), target_of(case.modality, case.depth, seed=1)
+    samples = samples_of(case.modality)
     keys = list(target.state_dict())
     own = dict(target.named_parameters())
-    attach_pathway(target, auxiliaries_for(depth, count), pathway)
+    attach_pathway(target, case.auxiliaries(), case.pathway)
     randomise(scales(target))
+    randomise_changes(target)
     set_progress(target, t)
     unfused = copy.deepcopy(target)
+    merged = copy.deepcopy(target)
     assert fuse_pathway(target) is target
     assert list(target.state_dict()) == keys
     assert [*dict(target.named_parameters())] == [*own]
@@ -129,9 +143,56 @@ def test_a_fused_model_is_the_plain_model_and_agrees_with_the_unfused(case: Any,
     assert {type(m) for m in target.modules()} == {type(m) for m in plain.modules()}
     assert not has_pathway(target)
     plain.load_state_dict(target.state_dict(), strict=True)
-    before, after = unfused(images()), plain(images())
+    before, after = unfused(samples), plain(samples)
     assert (before - after).norm() <= 1e-5 * before.norm()
-    assert torch.equal(after, target(images()))
+    assert torch.equal(after, target(samples))
+    merge_and_reset(merged)
+    assert all(not value.any() for value in scales(merged).values())
+    assert torch.equal(merged(samples), after)
+
+
+@pytest.mark.parametrize(
+    ("scale", "starts"),
+    [
+        (Scale(0.5), [0.5, 0.5, 0.5]),
+        (Scale((0.0, 1.0)), [0.0, 0.5, 1.0]),
+        (Scale((1.0, 0.0, 0.5), granularity="block"), [1.0, 0.0, 0.5]),
+        (Scale((0.0, 4.0, 0.0, 2.0)), [0.0, 2.0, 2.0]),
+        (Scale(0.5, relative=True), [0.25, 0.25, 0.25]),
+        (Scale(0.5, relative=True, granularity="global"), [0.25, 0.25, 0.25]),
+        (Scale(0.5, relative=True, clamp=0.1), [0.1, 0.1, 0.1]),
+    ],
+)
+@pytest.mark.parametrize("split", [False, True])
+def test_where_lambda_starts(scale: Scale, starts: list[float], split: bool) -> None:
+    target, auxiliary = tiny(0, 3), tiny(0, 3)
+    for layer in (layer_name(*place) for place in select(Coverage(), 3)):
+        auxiliary.get_submodule(layer).weight.data.mul_(2.0)
+    attach_pathway(target, {"a": auxiliary}, Pathway(scale=replace(scale, split_qkv=split)))
+    for (_, layer), value in scales(target).items():
+        wanted = starts[int(layer.split(".")[1])]
+        assert torch.allclose(value, torch.full_like(value, wanted)), layer
+
+
+def test_a_clamp_holds_and_lets_go_of_nothing_else() -> None:
+    target = attach_pathway(tiny(0), {"a": tiny(1)}, Pathway(scale=Scale(0.1, clamp=0.2)))
+    with torch.no_grad():
+        for number, value in enumerate(scales(target).values()):
+            value.fill_((-1) ** number * (5.0 if number % 3 else 0.05))
+    clamp_scales(target)
+    found = {round(value.item(), 6) for value in scales(target).values()}
+    assert found == {0.05, -0.05, 0.2, -0.2}
+
+
+def test_a_prepared_auxiliary_has_the_norm_or_the_rank_asked_for() -> None:
+    for prepare in ("frobenius", "rank:2"):
+        target = attach_pathway(tiny(0), {"a": tiny(1)}, Pathway(prepare=prepare))
+        for one in joined(target):
+            (theirs,) = one.part.borrowed("a")
+            if prepare == "frobenius":
+                assert torch.allclose(theirs.norm(), one.own.norm())
+            else:
+                assert torch.linalg.matrix_rank(theirs.double(), rtol=1e-5) == 2
 
 
 def test_the_default_is_the_papers_setting() -> None:
@@ -204,13 +265,21 @@ def test_sharing_survives_deepcopy_and_a_state_dict(
 def test_auxiliaries_take_the_targets_dtype_and_fusing_computes_in_float32_at_least(
     dtype: torch.dtype,
 ) -> None:
-    target, auxiliaries = tiny(0, 2).to(dtype), auxiliaries_for(2, 3)
-    plain = copy.deepcopy(target)
+    case = Case(2, 2, 3, Pathway(), "image")
+    target, auxiliaries = case.target().to(dtype), case.auxiliaries()
+    own = {one: weight.double() for one, weight in target.state_dict().items()}
     attach_pathway(target, auxiliaries)
     assert {parameter.dtype for parameter in target.parameters()} == {dtype}
     randomise(scales(target))
     rounded = {name: auxiliary.to(dtype) for name, auxiliary in auxiliaries.items()}
-    wanted = expected_weights(plain, rounded, Pathway(), effective_scales(target))
+    wanted = {}
+    for block, linear in select(Coverage(), 2):
+        layer = layer_name(block, linear)
+        wanted[layer] = own[f"{layer}.weight"] + sum(
+            effective_scales(target)[name, layer].double()
+            * auxiliary.get_submodule(layer).weight.double()
+            for name, auxiliary in rounded.items()
+        )
     fuse_pathway(target)
     for layer, weight in wanted.items():
         found = target.get_submodule(layer).weight
@@ -265,8 +334,37 @@ REFUSALS: dict[str, tuple[Any, Pathway, str]] = {
     "no auxiliary": ({}, Pathway(), "auxiliaries: at least one is needed"),
     "a name with a dot": ({"a.b": tiny(1)}, Pathway(), "a name without dots, not 'a.b'"),
     "an empty name": ({"": tiny(1)}, Pathway(), "a name without dots, not ''"),
-    "too deep": ({"a": tiny(1, 4)}, Pathway(), "auxiliary 'a': it has 4 blocks and the target 3"),
-    "too shallow": ({"a": tiny(1, 2).state_dict()}, Pathway(), "it has 2 blocks and the target 3"),
+    "too deep": (
+        {"a": tiny(1, 4)},
+        Pathway(),
+        "auxiliary 'a': mapping: .* has 4 blocks and the target 3",
+    ),
+    "too shallow": ({"a": tiny(1, 2).state_dict()}, Pathway(), "has 2 blocks and the target 3"),
+    "a list for another depth": (
+        {"a": tiny(1, 4)},
+        Pathway(mapping=(0, 3)),
+        r"auxiliary 'a': mapping: \[0, 3\] must name one of .* 0 to 3 for each of .* 3 blocks",
+    ),
+    "a list beyond the auxiliary": (
+        {"a": tiny(1, 2)},
+        Pathway(mapping=(0, 1, 2)),
+        r"auxiliary 'a': mapping: .* blocks 0 to 1",
+    ),
+    "no bias to add": (
+        {"a": _without("blocks.0.mlp.fc1.bias")},
+        Pathway(bias="added"),
+        r"auxiliary 'a': blocks.0.mlp.fc1.bias .*pathway.bias: added.*: the auxiliary has no such",
+    ),
+    "a rank that no matrix has": (
+        {"a": tiny(1)},
+        Pathway(prepare="rank:13"),
+        r"prepare: auxiliary 'a': blocks.0.attn.qkv is \(36, 12\), so its rank is at most 12",
+    ),
+    "a change of a rank that no matrix has": (
+        {"a": tiny(1)},
+        Pathway(trainable="rank:13"),
+        r"trainable: blocks.0.attn.qkv is \(36, 12\), so its rank is at most 12, not 13",
+    ),
     "no blocks": ({"a": nn.Linear(2, 2)}, Pathway(), "auxiliary 'a': .*`blocks`.*not Linear"),
     "no weights": ({"a": {}}, Pathway(), "auxiliary 'a': .*found nothing"),
     "other keys": ({"a": {"layer.0.q": 1}}, Pathway(), "auxiliary 'a': .*found layer.0.q"),
@@ -324,17 +422,18 @@ def test_what_does_not_fit_is_refused_and_the_target_left_untouched(case: str) -
 @few
 @given(cases(inits), st.data())
 def test_one_wrong_weight_anywhere_is_refused_if_and_only_if_it_is_used(
-    case: Any, data: st.DataObject
+    case: Case, data: st.DataObject
 ) -> None:
-    depth, count, pathway = case
-    auxiliaries = {name: dict(a.state_dict()) for name, a in auxiliaries_for(depth, count).items()}
+    depth, pathway = case.depth, case.pathway
+    auxiliaries = {name: dict(a.state_dict()) for name, a in case.auxiliaries().items()}
     name = data.draw(st.sampled_from(sorted(auxiliaries)))
-    block, linear = data.draw(st.sampled_from(select(Coverage(), depth)))
+    block, linear = data.draw(st.sampled_from(select(Coverage(), case.theirs)))
     auxiliaries[name][f"{layer_name(block, linear)}.weight"] = torch.zeros(3, 2)
-    partners = mapping(pathway.mapping, depth)
-    target = tiny(0, depth)
+    partners = mapping(pathway.mapping, depth, case.theirs)
+    target = case.target()
     before = snapshot(target)
-    if (partners.index(block), linear) in select(pathway.coverage, depth):
+    covered = select(pathway.coverage, depth)
+    if (block, linear) in {(partners[own], name) for own, name in covered}:
         wrong = re.escape(
             f"auxiliary {name!r}: {layer_name(block, linear)}.weight for the target's"
         )
@@ -343,7 +442,7 @@ def test_one_wrong_weight_anywhere_is_refused_if_and_only_if_it_is_used(
         assert same(before, snapshot(target))
     else:
         attach_pathway(target, auxiliaries, pathway)
-        assert len(scales(target)) == count * len(select(pathway.coverage, depth))
+        assert len(scales(target)) == case.count * len(covered)
 
 
 def test_attaching_twice_is_refused() -> None:

@@ -201,9 +201,9 @@ def test_frozen_auxiliaries_and_fixed_scales_are_in_no_group() -> None:
 
 def test_rates_scale_every_group_and_stop_held_scales_exactly() -> None:
     optimizer = build_optimizer(_model(Pathway()), RECIPE)
-    set_rates(optimizer, 0.5, scales_learn=True)
+    set_rates(optimizer, 0.5, resting=set())
     assert all(group["lr"] == 0.5 * group["peak"] for group in optimizer.param_groups)
-    set_rates(optimizer, 0.5, scales_learn=False)
+    set_rates(optimizer, 0.5, resting={"scale"})
     assert [g["lr"] for g in optimizer.param_groups if g["role"] == "scale"] == [0.0]
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2pt.pathway.config import LINEARS, Coverage
-from m2pt.pathway.coverage import layer_name, mapping, select
+from m2pt.pathway.config import LINEARS, Coverage, Scale
+from m2pt.pathway.coverage import bands, layer_name, mapping, scale_places, select, spread
 
 depths = st.integers(1, 40)
 
@@ -70,3 +70,43 @@ def test_layers_have_the_names_that_timm_gives_them() -> None:
         "blocks.2.mlp.fc1",
         "blocks.2.mlp.fc2",
     ]
+
+
+def test_q_k_and_v_apart_are_the_same_as_together_when_all_are_there() -> None:
+    assert Coverage(linears=("v", "q", "k")) == Coverage(linears=("qkv",))
+    some = Coverage(linears=("fc2", "v", "q"))
+    assert some.linears == ("q", "v", "fc2")
+    assert select(some, 1) == ((0, "qkv"), (0, "fc2"))
+    assert bands(some, "qkv") == (0, 2)
+    assert bands(some, "fc2") is bands(Coverage(), "qkv") is None
+    assert scale_places(some, Scale(), "qkv") == (1, (0, None, 0))
+    assert scale_places(some, Scale(split_qkv=True), "qkv") == (2, (0, None, 1))
+
+
+@pytest.mark.parametrize(
+    ("depth", "theirs", "expected"),
+    [
+        (4, 4, (0, 1, 2, 3)),
+        (4, 2, (0, 0, 1, 1)),
+        (3, 12, (0, 6, 11)),
+        (5, 3, (0, 1, 1, 2, 2)),
+        (1, 6, (5,)),
+        (4, 1, (0, 0, 0, 0)),
+    ],
+)
+def test_stretched_meets_both_ends(depth: int, theirs: int, expected: tuple[int, ...]) -> None:
+    assert mapping("stretched", depth, theirs) == expected
+
+
+def test_rules_for_equal_depths_say_so() -> None:
+    for rule in ("identity", "reversed", 1):
+        with pytest.raises(ValueError, match=r"has 8 blocks and the target 12.*take stretched"):
+            mapping(rule, 12, 8)
+    assert mapping((7, 0, 7), 3, 8) == (7, 0, 7)
+
+
+def test_numbers_are_laid_over_the_depth_with_straight_lines() -> None:
+    assert [spread((0.0, 1.0), block, 5) for block in range(5)] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert [spread((0.0, 1.0, 0.0), block, 3) for block in range(3)] == [0.0, 1.0, 0.0]
+    assert spread((0.5, 1.0), 0, 1) == 0.5
+    assert spread(0.3, 7, 12) == 0.3

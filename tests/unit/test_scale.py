@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from m2pt.pathway.config import LINEARS, Envelope, Scale
-from m2pt.pathway.coverage import scale_group
+from m2pt.pathway.config import LINEARS, Coverage, Envelope, Scale
+from m2pt.pathway.coverage import scale_group, scale_places
 from m2pt.pathway.scale import add_scaled, envelope_at, value_learns_at
 
 times = st.floats(0.0, 1.0)
@@ -60,7 +60,11 @@ def test_a_held_value_stops_learning_and_a_fixed_one_never_learns() -> None:
 )
 def test_groups_of_three_blocks(granularity: str, split: bool, groups: int, numbers: int) -> None:
     scale = Scale(granularity=granularity, split_qkv=split)  # type: ignore[arg-type]  # a str of the table above
-    found = dict(scale_group(scale, block, linear) for block in range(3) for linear in LINEARS)
+    found = {
+        scale_group(scale, block, linear): scale_places(Coverage(), scale, linear)[0]
+        for block in range(3)
+        for linear in LINEARS
+    }
     assert len(found) == groups
     assert sum(found.values()) == numbers
 

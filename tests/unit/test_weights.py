@@ -14,7 +14,15 @@ from torch import Tensor
 from m2pt.data.config import DataInfo
 from m2pt.models.build import build_model
 from m2pt.models.config import ModelConfig, Tokenizer
-from m2pt.weights.blocks import LINEARS, WeightsError, block_key, block_weights, check_fit
+from m2pt.weights.blocks import (
+    LINEARS,
+    WeightsError,
+    bias_key,
+    block_key,
+    block_weights,
+    check_fit,
+    matrices_of,
+)
 from m2pt.weights.layouts import canonical
 from m2pt.weights.load import blocks_from_bytes, blocks_to_bytes, load_blocks, save_blocks
 
@@ -37,7 +45,9 @@ def prefixed(prefix: str) -> Callable[[State], State]:
 
 def test_block_weights_of_a_model(model: torch.nn.Module) -> None:
     found = block_weights(model)
-    assert list(found) == [block_key(block, linear) for block in (0, 1) for linear in LINEARS]
+    places = [(block, linear) for block in (0, 1) for linear in LINEARS]
+    assert matrices_of(found) == [block_key(*place) for place in places]
+    assert list(found) == [key(*place) for place in places for key in (block_key, bias_key)]
     kept = model.state_dict()["blocks.1.mlp.fc2.weight"].clone()
     found["blocks.1.mlp.fc2.weight"].zero_()
     assert torch.equal(model.state_dict()["blocks.1.mlp.fc2.weight"], kept)
@@ -134,6 +144,10 @@ def with_nan(weight: Tensor) -> Tensor:
             r"blocks.1.attn.qkv.weight has shape \(32, 16\), .* must be \(48, 16\)",
         ),
         (replaced("blocks.0.attn.proj.weight", lambda w: w.sum()), "has shape"),
+        (
+            replaced("blocks.1.mlp.fc1.bias", lambda b: b[:3]),
+            r"blocks.1.mlp.fc1.bias has shape \(3,\), .* must be \(64,\)",
+        ),
         (
             replaced("blocks.1.mlp.fc2.weight", with_nan),
             "blocks.1.mlp.fc2.weight holds 1 of 1024 values that are NaN",
