@@ -327,7 +327,7 @@ def test_a_study_of_another_experiment_keeps_its_name(desk: Desk) -> None:
 
 def test_a_study_that_runs_elsewhere_is_left_alone(desk: Desk) -> None:
     with Lease.acquire(
-        Store.open(str(desk.folder / "m2pt-studies")), "mine", heartbeat_seconds=10.0
+        Store.open(str(desk.folder / "m2pt-studies")), "mine", heartbeat_seconds=1.0
     ):
         told = r"study 'mine' is already running: process \d+ on .*, since .*stop it first"
         desk.refuses(Wrong("running", told))
