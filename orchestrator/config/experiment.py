@@ -17,31 +17,21 @@ from m2pt.pretrain.config import PretrainConfig
 from m2pt.training.recipe import Numerics, Recipe, TrainingConfig
 from orchestrator.config.addresses import names_bucket, why_no_tracking
 from orchestrator.config.names import nearest
+from orchestrator.config.searching import METRICS as METRICS
+from orchestrator.config.searching import Budget as Budget
+from orchestrator.config.searching import RuleError as RuleError
+from orchestrator.config.searching import Scheduler as Scheduler
+from orchestrator.config.searching import Search as Search
 from orchestrator.config.upkeep import Checkpoints, Failures, FrozenSection
-from search_spaces.space import Distribution
 
 BASELINE = "none"
 """How the absence of an auxiliary is written in a file and in a label."""
 
 ControlKind = Literal["random", "permuted"]
 
-METRICS = ("val/accuracy", "val/loss", "train/loss")
-
 STUDY_NAME = r"^[a-z0-9][a-z0-9-]*$"
 STUDY_NAME_MOST = 63
 STUDY_NAME_RULE = "1 to 63 lower-case letters, digits and hyphens, no hyphen first"
-
-
-class RuleError(ValueError):
-    """A rule between fields is broken; `path` (dotted) is the field to change."""
-
-    def __init__(self, path: str, rule: str) -> None:
-        super().__init__(path, rule)
-        self.path = path
-        self.rule = rule
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.rule}"
 
 
 class WeightSource(FrozenSection):
@@ -142,76 +132,6 @@ class Resources(FrozenSection):
                 f"above 1 it must be a whole number, is {self.gpus_per_worker:g}",
             )
         return self
-
-
-class Scheduler(FrozenSection):
-    """Which search trials are stopped before their last epoch."""
-
-    kind: Literal["asha", "none"] = "asha"
-    """asha: at each rung only the best 1/reduction_factor go on; none: every trial runs out."""
-    grace_epochs: int = Field(default=1, ge=1)
-    """Epochs that every trial gets; the first rung."""
-    reduction_factor: int = Field(default=3, ge=2)
-    """From one rung to the next epochs grow, and trials shrink, by this factor."""
-
-
-class Search(FrozenSection):
-    """What is varied, by whom, for how long, and how the best is confirmed."""
-
-    space: dict[str, Distribution] = Field(default_factory=dict)
-    """Dotted path of a key of this file -> what it may be."""
-    trials: int = Field(default=16, ge=1)
-    """Distinct configurations to try on the file's seed."""
-    sampler: Literal["tpe", "random"] = "tpe"
-    """tpe learns from the trials so far (tree-structured Parzen estimator); random does not."""
-    metric: str = "val/accuracy"
-    """What is compared: val/accuracy, val/loss or train/loss. Test figures are read once, at
-    the end, and cannot be searched on."""
-    mode: Literal["max", "min"] = "max"
-    """Whether more or less of the metric is better."""
-    scheduler: Scheduler = Scheduler()
-    """Which search trials are stopped early."""
-    seeds: int = Field(default=3, ge=1)
-    """The baseline and the confirmed arms run on the seeds seed, seed + 1, ..."""
-    confirm: int = Field(default=1, ge=0)
-    """How many of the best arms run again on all seeds, each beside its matched random control."""
-
-    @model_validator(mode="after")
-    def _metric(self) -> "Search":
-        if self.metric not in METRICS:
-            why = (
-                ""
-                if self.metric.startswith(("val/", "train/"))
-                else ("; test figures take no part in a choice")
-            )
-            raise RuleError(
-                "search.metric",
-                f"must be one of {', '.join(METRICS)}, is {self.metric!r}{why}"
-                f"{nearest(self.metric, METRICS)}",
-            )
-        if self.metric.endswith("loss") and self.mode == "max":
-            raise RuleError(
-                "search.mode", f"must be min for {self.metric}: with max the worst arm wins"
-            )
-        return self
-
-
-class Budget(FrozenSection):
-    """Caps on what the study may take; null is no cap. What a trial is does not depend on them.
-
-    A study that reaches a cap stops with exit code 7; with a larger cap, given in the file or with
-    `--set` to the same command or to `resume`, it goes on.
-    """
-
-    wall_clock_hours: float | None = Field(default=None, gt=0)
-    """Hours during which somebody runs the study, over all its runs; then trials stop at their
-    next epoch and keep their checkpoint."""
-    trials: int | None = Field(default=None, ge=1)
-    """Trials that may be started, of all stages. Those that were started run out; the last places
-    are kept for baselines that are still missing."""
-    training_hours: float | None = Field(default=None, gt=0)
-    """Worker-hours of training, evaluation and pre-training, as they are reported, epoch by epoch;
-    then trials stop as with wall_clock_hours."""
 
 
 class Experiment(FrozenSection):

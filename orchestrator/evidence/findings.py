@@ -164,7 +164,7 @@ class Findings:
         baseline: Mapping[int, float],
         control: Mapping[int, float],
     ) -> Comparison:
-        kind = self.control.row.auxiliary.partition("~")[0] if self.control else "random"
+        kind = (self.control.row.control_kind if self.control else None) or "random"
         return Comparison(
             label=best.label,
             auxiliary=best.row.auxiliary,
@@ -184,7 +184,8 @@ def findings(record: StudyRecord, experiment: Experiment) -> Findings:
     measure = Measure(experiment.search.metric, experiment.search.mode)
     best = best_arm(record, experiment)
     rows = leaderboard(record, experiment)
-    arms = [_arm(row, _role(row, best), record, measure) for row in rows]
+    first = next(iter(experiment.search.controls), None)
+    arms = [_arm(row, _role(row, best, first), record, measure) for row in rows]
     by_role = {arm.role: arm for arm in arms if arm.role != "other"}
     return Findings(
         measure=measure,
@@ -236,12 +237,12 @@ def progress(record: StudyRecord, experiment: Experiment) -> str:
     return f"{said}. Every figure below may still change."
 
 
-def _role(row: ArmRow, best: ArmRow | None) -> Role:
+def _role(row: ArmRow, best: ArmRow | None, control: str | None) -> Role:
     if row.kind == "baseline":
         return "baseline"
     if best is not None and row.arm == best.arm:
         return "arm"
-    if best is not None and row.control_of == best.arm:
+    if best is not None and row.control_of == best.arm and row.control_kind in (control, None):
         return "control"
     return "other"
 

@@ -11,7 +11,8 @@ from orchestrator.config.experiment import Experiment
 from orchestrator.config.io import as_dict
 from orchestrator.config.paths import get, needs_auxiliary
 from orchestrator.errors import RequestError
-from orchestrator.study.arms import baseline_values, control_values, names_in
+from orchestrator.study.arms import baseline_values, names_in
+from orchestrator.study.controls import controls_of
 from orchestrator.study.identity import Digests, canonical
 from orchestrator.study.sampler import Observation, Sampler
 from orchestrator.study.selection import full_epochs, leaders
@@ -227,13 +228,10 @@ class Agenda:
         return plan.trial == self._baselines[0].trial
 
     def _confirmation(self, record: RecordView) -> TrialPlan | None:
-        """The best arms on all seeds, each followed by its matched control."""
+        """The best arms on all seeds, each followed by its controls."""
         for leader in leaders(record, self._experiment):
-            control = control_values(self._experiment, leader.values)
-            stages: tuple[tuple[Stage, Mapping[str, Any]], ...] = (
-                ("confirm", leader.values),
-                ("control", control),
-            )
+            stages: list[tuple[Stage, Mapping[str, Any]]] = [("confirm", leader.values)]
+            stages += [("control", v) for _, v in controls_of(self._experiment, leader)]
             for stage, values in stages:
                 for seed in self.seeds:
                     plan = self._plan(values, stage, seed)

@@ -12,15 +12,15 @@ from m2pt.pathway.config import (
     Pathway,
     Scale,
 )
-from orchestrator.config.experiment import BASELINE, Experiment, PathwaySection
+from orchestrator.config.experiment import BASELINE, ControlKind, Experiment, PathwaySection
 from orchestrator.config.paths import needs_auxiliary
 from search_spaces.space import Choice, Grid
 
 Kind = Literal["baseline", "plain", "pathway", "control"]
 """baseline: no auxiliary, the file's configuration; plain: no auxiliary, something else changed;
-control: at least one auxiliary that carries no knowledge."""
+control: at least one auxiliary that carries no knowledge, or an arm that runs as a control."""
 
-MATCHED = "random"
+MATCHED: ControlKind = "random"
 """The kind of control that a confirmed arm is set beside."""
 
 
@@ -91,15 +91,19 @@ def is_control(experiment: Experiment, name: str) -> bool:
 
 def kind_of(experiment: Experiment, values: Mapping[str, Any], stage: str) -> Kind:
     """What an arm is for."""
+    if stage == "control":
+        return "control"
     names = names_in(experiment, values)
     if not names:
         return "baseline" if stage == "baseline" else "plain"
     return "control" if any(is_control(experiment, name) for name in names) else "pathway"
 
 
-def control_values(experiment: Experiment, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of an arm's matched control: each auxiliary replaced by a random one like it."""
-    names = [f"{MATCHED}~{name}" for name in names_in(experiment, values)]
+def control_values(
+    experiment: Experiment, values: Mapping[str, Any], kind: ControlKind = MATCHED
+) -> dict[str, Any]:
+    """The values of an arm with each auxiliary replaced by a control like it."""
+    names = [f"{kind}~{name}" for name in names_in(experiment, values)]
     return {**values, "pathway.auxiliary": names[0] if len(names) == 1 else names}
 
 
@@ -182,6 +186,11 @@ def _training_text(training: AuxiliaryTraining) -> str:
 def _other_parts(experiment: Experiment, arm: Experiment, searched: tuple[str, ...]) -> list[str]:
     """Searched keys outside the pathway, each by the last part of its path where that is plain."""
     others = [path for path in searched if path.partition(".")[0] != "pathway"]
+    others += [
+        path
+        for path in ("training.epochs", "training.learning_rate")  # what controls change
+        if path not in others and _value(arm, path) != _value(experiment, path)
+    ]
     if not arm.pathway.names:
         others = [
             path

@@ -225,7 +225,11 @@ def _stages(experiment: Experiment, agenda: Agenda, size: int | None) -> tuple[S
         StageLine(
             "confirm", confirmed * (seeds - 1), f"{again}; the search's seed is there already"
         ),
-        StageLine("control", confirmed * seeds, "each confirmed arm with random weights instead"),
+        StageLine(
+            "control",
+            confirmed * seeds * len(search.controls),
+            f"each confirmed arm beside its controls: {', '.join(search.controls)}",
+        ),
     )
     return tuple(line for line in lines if line.trials)
 

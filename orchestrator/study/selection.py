@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from orchestrator.config.experiment import Experiment
-from orchestrator.study.arms import Kind, kind_of, matched_values
+from orchestrator.study.arms import MATCHED, Kind, kind_of, matched_values
+from orchestrator.study.controls import controls_of
 from orchestrator.study.identity import canonical
 from orchestrator.study.view import RecordView, TrialView, last_metric, metric_at, trained
 
@@ -26,7 +27,7 @@ class ArmRow:
         deltas: metric minus the baseline's by seed, where the baseline has that seed; for a
             partial arm the baseline's is taken at the same epoch. Empty for the baseline.
         delta: mean of the deltas.
-        control_of: for a control, the arm that it is matched to.
+        control_of, control_kind: for a control, the arm that it is matched to, and what it is.
     """
 
     arm: str
@@ -44,6 +45,7 @@ class ArmRow:
     deltas: Mapping[int, float]
     delta: float | None
     control_of: str | None = None
+    control_kind: str | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -161,7 +163,7 @@ def _row(
     trials: Sequence[TrialView],
     baseline: Mapping[int, TrialView],
     experiment: Experiment,
-    matched: Mapping[str, str],
+    matched: Mapping[str, tuple[str, str]],
 ) -> ArmRow:
     metric, first = experiment.search.metric, trials[0]
     usable = _by_seed(trials, experiment)
@@ -186,7 +188,8 @@ def _row(
         full_epochs=full,
         deltas=deltas,
         delta=fmean(deltas.values()) if deltas else None,
-        control_of=matched.get(first.arm),
+        control_of=matched[first.arm][0] if first.arm in matched else None,
+        control_kind=matched[first.arm][1] if first.arm in matched else None,
     )
 
 
@@ -206,13 +209,26 @@ def _deltas(
     return dict(sorted(deltas.items()))
 
 
-def _matched(record: RecordView, experiment: Experiment) -> dict[str, str]:
-    """Control arm -> the arm that it is matched to."""
+def _matched(record: RecordView, experiment: Experiment) -> dict[str, tuple[str, str]]:
+    """Control arm -> the arm that it is matched to, and the kind of control that it is."""
     arms: dict[str, str] = {}
     controls: dict[str, str] = {}
+    found: dict[str, tuple[str, str]] = {}
+    by_values = {
+        canonical(trial.values): trial.arm
+        for trial in record.trials.values()
+        if trial.stage == "control"
+    }
     for trial in record.trials.values():
         kind = kind_of(experiment, trial.values, trial.stage)
         if kind in ("pathway", "control"):
             alike = canonical(matched_values(experiment, trial.values))
             (arms if kind == "pathway" else controls)[alike] = trial.arm
-    return {controls[alike]: arms[alike] for alike in controls.keys() & arms.keys()}
+    for alike in controls.keys() & arms.keys():
+        found[controls[alike]] = arms[alike], MATCHED
+    for leader in leaders(record, experiment):
+        for name, values in controls_of(experiment, leader):
+            arm = by_values.get(canonical(values))
+            if arm is not None:
+                found[arm] = leader.arm, name
+    return found

@@ -20,6 +20,10 @@ class EpochView(Protocol):
     def metrics(self) -> Mapping[str, float]:
         """By name, for example val/accuracy."""
 
+    @property
+    def scales(self) -> Mapping[str, float]:
+        """λ by metric; empty without a pathway."""
+
 
 class TrialView(Protocol):
     """One trial so far."""

@@ -32,6 +32,7 @@ class Epoch(NamedTuple):
 
     epoch: int
     metrics: dict[str, float]
+    scales: Mapping[str, float] = {}
 
 
 @dataclass
