@@ -64,7 +64,8 @@ def fuse_pathway(model: nn.Module) -> nn.Module:
 
     Computed in float32 (in float64 where the weights are), then rounded to the weights' dtype.
     The state dict has the plain target's keys in their order. A model without a pathway is
-    returned as it is. For the λ at the end of training, `set_progress(model, 1.0)` comes first.
+    returned as it is; of a sharded one, a plain copy is fused (`whole.gathered`). For the λ at the
+    end of training, `set_progress(model, 1.0)` comes first.
 
     Raises:
         ValueError: the weights are sharded, or parametrized by something else as well.
@@ -142,8 +143,8 @@ def scale_names(model: nn.Module) -> set[str]:
 def _refuse_unfusable(linear: nn.Module, weight: Tensor, part: PathwayWeight) -> None:
     if hasattr(weight, "full_tensor"):
         raise ValueError(
-            f"fuse: {part.layer} is sharded; gather a full state dict, load it into a model that "
-            "is not sharded and fuse that"
+            f"fuse: {part.layer} is sharded, and stays so in place; gather first, on all ranks "
+            "alike: fuse_pathway(gathered(model))"
         )
     if len(list(linear.get_submodule("parametrizations.weight").children())) > 1:
         raise ValueError(

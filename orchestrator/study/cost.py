@@ -95,15 +95,17 @@ def arm_cost(
     plain = (
         activation_estimate(experiment, numbers) if activations_bytes is None else activations_bytes
     )
+    parts = experiment.resources.workers if experiment.resources.sharding == "fsdp2" else 1
+    small = numbers.buffers + scales  # not worth sharding
     return ArmCost(
         target=numbers.parameters,
         auxiliary=borrowed,
         auxiliary_trained=pathway.trainable and bool(linears),
         scales=scales,
         trained=trained,
-        weights_bytes=item * (numbers.parameters + numbers.buffers + borrowed + scales),
-        gradients_bytes=item * trained,
-        optimizer_bytes=item * STATES_PER_PARAMETER * trained,
+        weights_bytes=item * (ceil((numbers.parameters + borrowed) / parts) + small),
+        gradients_bytes=item * ceil(trained / parts),
+        optimizer_bytes=item * STATES_PER_PARAMETER * ceil(trained / parts),
         activations_bytes=plain + item * covered,  # W + λW' is kept as well
         checkpoint_bytes=item * (kept + STATES_PER_PARAMETER * trained),
     )
