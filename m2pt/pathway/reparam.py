@@ -65,7 +65,8 @@ def fuse_pathway(model: nn.Module) -> nn.Module:
 
     Computed in float32 (in float64 where the weights are), then rounded to the weights' dtype.
     The state dict has the plain target's keys in their order. A model without a pathway is
-    returned as it is. For the λ at the end of training, `set_progress(model, 1.0)` comes first.
+    returned as it is; of a sharded one, a plain copy is fused (`whole.gathered`). For the λ at the
+    end of training, `set_progress(model, 1.0)` comes first.
 
     Raises:
         ValueError: the weights are sharded, or parametrized by something else as well.
@@ -184,8 +185,8 @@ def _refuse_unfusable(one: Joined) -> None:
     layer = one.part.layer
     if hasattr(one.own, "full_tensor"):
         raise ValueError(
-            f"fuse: {layer} is sharded; gather a full state dict, load it into a model that "
-            "is not sharded and fuse that"
+            f"fuse: {layer} is sharded, and stays so in place; gather first, on all ranks "
+            "alike: fuse_pathway(gathered(model))"
         )
     if len(list(one.linear.get_submodule(f"parametrizations.{one.name}").children())) > 1:
         raise ValueError(

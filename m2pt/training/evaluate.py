@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from math import ceil
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,9 @@ def evaluate(
 
     Every rank calls this, computes its share in batches of `batch_size` and gets the same answer.
     """
-    own = share(torch.arange(len(samples)), world.rank, world.size)
+    everything = torch.arange(len(samples))
+    own = share(everything, world.rank, world.size)
+    idle = _idle(everything, batch_size, world)
     # loss summed over samples, correct predictions, samples; float64 adds up without a trace
     sums = torch.zeros(3, dtype=torch.float64, device=world.device)
     with contained(numerics, world.device):
@@ -36,6 +39,8 @@ def evaluate(
             sums[0] += cross_entropy(output, labels, reduction="sum")
             sums[1] += (output.argmax(dim=1) == labels).sum()
             sums[2] += len(labels)
+        if len(idle):
+            list(_outputs(model, samples, idle, 1, numerics=numerics, world=world))
     loss, correct, seen = sum_over(world, sums).tolist()
     return {"loss": loss / seen, "accuracy": correct / seen}
 
@@ -49,6 +54,16 @@ def logits(
         world = World(device=device)
         outputs = _outputs(model, samples, everything, batch_size, numerics=numerics, world=world)
         return torch.cat([output.cpu() for output, _ in outputs])
+
+
+def _idle(everything: Tensor, batch_size: int, world: World) -> Tensor:
+    """Samples to compute in batches of one for nothing: ranks that hold parts of one model must all
+    compute equally often, and this one has less to do than the first.
+    """
+    if not world.shards:
+        return everything[:0]
+    first, own = (len(share(everything, rank, world.size)) for rank in (0, world.rank))
+    return everything[:1].repeat(ceil(first / batch_size) - ceil(own / batch_size))
 
 
 def _outputs(

@@ -43,6 +43,7 @@ from m2pt.training.optim import build_optimizer, rate_factor, resting_at, set_ra
 from m2pt.training.progress import beat
 from m2pt.training.recipe import TrainingConfig
 from m2pt.training.report import EpochReport as EpochReport
+from m2pt.training.sharding import Shards, clip_gradients
 from m2pt.training.state import State
 from m2pt.training.target import BlockWeights, load_target
 from m2pt.training.world import World, check_ready
@@ -89,9 +90,11 @@ class Training:
         if config.pathway is not None:  # after the move: W' may be of a narrower type
             attach_pathway(self.model, auxiliaries, config.pathway)
         self._batch_norms = synchronise(self.model) if world.size > 1 else []
+        self._digests = self._what_it_stands_on(auxiliaries)  # of whole weights
+        self._shards = Shards(self.model, world) if world.shards else None
+        self._gathered: State | None = None
         self._optimizer = build_optimizer(self.model, config.recipe)
         self._steps = steps_per_epoch(len(dataset.train), config.recipe.batch_size)
-        self._digests = self._what_it_stands_on(auxiliaries)
         self._envelope: float | None = None
 
     def epochs(self) -> Generator[EpochReport, None, None]:
@@ -103,20 +106,29 @@ class Training:
         numerics = self.config.numerics
         with runnable(self.model, numerics, self.world) as (trained, evaluated):
             while self.epoch < self._recipe.epochs:
+                self._gathered = None  # memory holds one state at most, and none in an epoch
                 # The process is its caller's again whenever this generator rests.
                 with contained(numerics, self.world.device):
                     report = self._train_and_evaluate(trained, evaluated)
+                    self._gathered = self._gather()
                 yield report
 
     def capture(self) -> State:
-        """A copy of all that training changed so far. Talks to no other rank."""
-        return snapshot.take(
-            self.model,
-            self._optimizer,
-            config=self.config,
-            epoch=self.epoch,
-            digests=self._digests,
-        )
+        """A copy of all that training changed so far. Talks to no other rank.
+
+        A sharded training was gathered at the end of its last epoch, by rank 0, which alone has
+        it.
+
+        Raises:
+            RuntimeError: it is sharded, and this is another rank or no epoch was trained yet.
+        """
+        if self._shards is None:
+            return self._taken()
+        if self._gathered is None:
+            raise RuntimeError(
+                "capture: a sharded training is gathered on rank 0, at the end of each epoch"
+            )
+        return self._gathered
 
     def restore(self, state: State) -> None:
         """Go on from `state`, on any number of workers; call it before `epochs`.
@@ -132,6 +144,24 @@ class Training:
             digests=self._digests,
         )
         self._set_progress(self.epoch * self._steps)
+
+    def _taken(self, *, keep: bool = True) -> State:
+        return snapshot.take(
+            self.model,
+            self._optimizer,
+            config=self.config,
+            epoch=self.epoch,
+            digests=self._digests,
+            keep=keep,
+        )
+
+    def _gather(self) -> State | None:
+        """Of a sharded training, what `capture` is to give on rank 0, while all ranks are here."""
+        if self._shards is None:
+            return None
+        first = self.world.rank == 0
+        taken = self._taken(keep=first)
+        return taken if first else None
 
     def _train_and_evaluate(self, trained: nn.Module, evaluated: nn.Module) -> EpochReport:
         started = perf_counter()
@@ -199,12 +229,14 @@ class Training:
             for number, weight in enumerate(weights, start=1):
                 for norm in self._batch_norms:
                     norm.counted = weight > 0
-                with _no_exchange(module, last=number == len(weights)):
+                with _no_exchange(module, self._shards, last=number == len(weights)):
                     loss = self._loss(module, next(read)) * weight
                     loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
                 losses.append(loss.detach())
+        if self._shards is not None:
+            self._shards.exchange_scales()
         if self._recipe.clip_grad is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self._recipe.clip_grad)
+            clip_gradients(self.model, self._recipe.clip_grad)
         self._optimizer.step()
         if self.config.pathway is not None and self.config.pathway.scale.clamp is not None:
             clamp_scales(self.model)
@@ -296,8 +328,12 @@ def _check_auxiliaries(pathway: Pathway | None, auxiliaries: Mapping[str, BlockW
         raise ValueError("pathway: needs at least one auxiliary; for a baseline set it to null")
 
 
-def _no_exchange(module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+def _no_exchange(
+    module: nn.Module, shards: Shards | None, *, last: bool
+) -> AbstractContextManager[None]:
     """Gradients are exchanged once per step: with the last micro-batch."""
+    if shards is not None:
+        shards.exchange_when(last)
     if last or not isinstance(module, DistributedDataParallel):
         return nullcontext()
     exchange: AbstractContextManager[None] = module.no_sync()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from m2pt.pathway.reparam import effective_scales
+from m2pt.pathway.whole import looked_at
 from m2pt.training.world import World, sum_over
 
 CHECK_EVERY = 200
@@ -88,7 +89,7 @@ def norm_ratio(model: nn.Module) -> float:
     """How much the pathway weighs: mean over its linears of ‖Σ λW'‖ / ‖W‖ (Frobenius)."""
     layers = dict.fromkeys(layer for _, layer in effective_scales(model))
     with torch.no_grad():
-        ratios = [_norm_ratio(model.get_submodule(layer)) for layer in layers]
+        ratios = [_norm_ratio(linear) for linear in looked_at(model, layers)]
     return float(torch.stack(ratios).mean())
 
 

@@ -92,7 +92,7 @@ def forget_compiled() -> None:
 
 
 def _distributed(model: nn.Module, world: World) -> nn.Module:
-    if world.size == 1:
+    if world.size == 1 or world.shards:
         return model
     # Buffers are constants or follow the step; sending them every step costs a third of its time.
     return DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)

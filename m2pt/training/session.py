@@ -35,7 +35,7 @@ class Session(Protocol):
     def report(self, report: EpochReport, capture: Callable[[], State]) -> bool:
         """Take note of an epoch; True asks to stop here.
 
-        `capture` copies the state as it is now and talks to no other rank: call it on one rank,
+        `capture` copies the state as it is now and talks to no other rank: call it on rank 0,
         or not at all. It is enough that one rank asks to stop.
         """
         ...

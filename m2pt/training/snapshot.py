@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from m2pt.later import plain as as_plain
 from m2pt.pathway.reparam import frozen_auxiliary_names
+from m2pt.pathway.whole import spread, whole
 from m2pt.training.recipe import TrainingConfig
 from m2pt.training.state import FORMAT, JSON, State, check_format
 
@@ -25,15 +26,21 @@ def take(
     config: TrainingConfig,
     epoch: int,
     digests: Mapping[str, str],
+    keep: bool = True,
 ) -> State:
-    """A copy, on the CPU, of everything that training changes; frozen auxiliaries are left out."""
+    """A copy, on the CPU, of everything that training changes; frozen auxiliaries are left out.
+
+    Of a sharded model whole tensors, under the same names: every rank calls this then, and those
+    that do not `keep` what comes of it get a state without tensors.
+    """
     tensors = {MODEL + name: tensor for name, tensor in _learned(model).items()}
     for name, parameter in _optimised(model, optimizer):
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{OPTIMIZER}{name}/{key}"] = value
     # clone(): a state must not change as training goes on; and safetensors refuses shared memory,
     # which λ values have that several linears share
-    copies = {name: value.detach().cpu().clone() for name, value in tensors.items()}
+    full = ((name, whole(value.detach())) for name, value in tensors.items())
+    copies = {name: value.cpu().clone() for name, value in full if keep}
     meta: dict[str, JSON] = {
         "format": FORMAT,
         "epoch": epoch,
@@ -66,13 +73,11 @@ def put_back(
     _check_tensors(state.tensors, _expected(learned, dict(_optimised(model, optimizer)), epoch))
     with torch.no_grad():
         for name, tensor in learned.items():
-            tensor.copy_(state.tensors[MODEL + name])
+            tensor.copy_(spread(state.tensors[MODEL + name], tensor))
     optimizer.state.clear()
     for name, parameter in _optimised(model, optimizer):
         found = _entries(state.tensors, name)
-        optimizer.state[parameter] = {
-            key: value.to(parameter.device, copy=True) for key, value in found.items()
-        }
+        optimizer.state[parameter] = {key: spread(value, parameter) for key, value in found.items()}
     return epoch
 
 

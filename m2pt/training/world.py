@@ -1,10 +1,13 @@
 """One worker among all workers, and the few words that workers exchange outside of DDP."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+Sharding = Literal["none", "fsdp2"]
 
 
 @dataclass(frozen=True)
@@ -12,17 +15,24 @@ class World:
     """This worker's rank, how many workers there are, and the device that it computes on.
 
     `loader_workers` threads read ahead for it where data is streamed; they change no result.
-    With `size` above 1 the caller has initialised the default process group.
+    With `size` above 1 the caller has initialised the default process group, and `sharding` says
+    whether every worker holds the whole model or a part of it; they learn the same.
     """
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
     loader_workers: int = 2
+    sharding: Sharding = "none"
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
             raise ValueError(f"rank: must lie in [0, size = {self.size}), is {self.rank}")
+
+    @property
+    def shards(self) -> bool:
+        """Whether a model is spread over the workers; one worker holds it whole in any case."""
+        return self.size > 1 and self.sharding == "fsdp2"
 
 
 def sum_over(world: World, values: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ PLACEMENT = {
     "resources.cpus_per_worker",
     "resources.gpus_per_worker",
     "resources.concurrent_trials",
+    "resources.sharding",
     "checkpoints.every_epochs",
     "checkpoints.keep_last",
     "checkpoints.keep_best",

@@ -119,6 +119,10 @@ class Resources(FrozenSection):
     """How many trials train at once, each on a gang of its own."""
     loader_workers: int = Field(default=2, ge=0)
     """Threads of each worker that read ahead where data is streamed; 0 reads as it goes."""
+    sharding: Literal["none", "fsdp2"] = "none"
+    """What each of several workers holds. none: the whole model, its gradients and AdamW's moments
+    (torch's DistributedDataParallel). fsdp2: its share of them (`fully_shard`, per block), for
+    models that do not fit; they learn the same, and a state goes on under either."""
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     """fp32; bf16 (float32 weights, autocast arithmetic); fp64 (for proofs)."""
     compile: bool = False
@@ -130,6 +134,16 @@ class Resources(FrozenSection):
             raise RuleError(
                 "resources.gpus_per_worker",
                 f"above 1 it must be a whole number, is {self.gpus_per_worker:g}",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shards(self) -> "Resources":
+        if self.sharding == "fsdp2" and self.workers == 1:
+            raise RuleError(
+                "resources.sharding",
+                "fsdp2 spreads a model over workers, and resources.workers is 1: raise it, or set "
+                "sharding to none",
             )
         return self
 

@@ -30,6 +30,7 @@ UNSEARCHABLE: Mapping[str, str] = {
     "resources.gpus_per_worker": "it is placement: it does not change what a trial is",
     "resources.concurrent_trials": "it is placement: it does not change what a trial is",
     "resources.loader_workers": "it is placement: it does not change what a trial is",
+    "resources.sharding": "it is placement: it does not change what a trial is",
 }
 """Path -> why it cannot be searched; but for `resources`, with all below it."""
 

@@ -143,6 +143,7 @@ class Gangs:
                 "gang": number,
                 "threads": _threads(wanted),
                 "loader_workers": wanted.loader_workers,
+                "sharding": wanted.sharding,
             },
             scaling_config=ScalingConfig(
                 num_workers=wanted.workers,

@@ -45,6 +45,7 @@ class Gang:
             context.get_world_size(),
             str(ray.train.torch.get_device()),
             config["loader_workers"],
+            config["sharding"],
         )
         control: Any = dist.new_group(backend="gloo", timeout=IDLE)
         gang = Gang(config["mailbox"], config["gang"], world, control)

@@ -98,19 +98,22 @@ def arm_cost(
     learned = borrowed if training.kind == "trained" else changes
     trained = numbers.parameters + learned + (scales if pathway.scale.learned else 0)
     kept = numbers.parameters + numbers.buffers + scales + learned
-    own = item * (numbers.parameters + numbers.buffers + scales + changes)
+    own = item * (numbers.parameters + changes)
+    own += (2 if pathway.keep == "bf16" else item) * borrowed
     plain = (
         activation_estimate(experiment, numbers) if activations_bytes is None else activations_bytes
     )
+    parts = experiment.resources.workers if experiment.resources.sharding == "fsdp2" else 1
+    small = numbers.buffers + scales  # not worth sharding
     return ArmCost(
         target=numbers.parameters,
         auxiliary=borrowed,
         auxiliary_trained=training.kind == "trained" and bool(linears),
         scales=scales,
         trained=trained,
-        weights_bytes=own + (2 if pathway.keep == "bf16" else item) * borrowed,
-        gradients_bytes=item * trained,
-        optimizer_bytes=item * STATES_PER_PARAMETER * trained,
+        weights_bytes=ceil(own / parts) + item * small,
+        gradients_bytes=item * ceil(trained / parts),
+        optimizer_bytes=item * STATES_PER_PARAMETER * ceil(trained / parts),
         activations_bytes=plain + item * covered,  # W + λW' is kept as well
         checkpoint_bytes=item * (kept + STATES_PER_PARAMETER * trained),
     )

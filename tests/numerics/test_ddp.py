@@ -1,14 +1,11 @@
 """Two workers (gloo, two processes) against one: the same training, to rounding."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 
 from m2pt.data.config import DataConfig
 from m2pt.data.load import load
@@ -27,8 +24,8 @@ from tests.numerics.training_setup import (
     same_bits,
     training_of,
 )
+from tests.numerics.two_workers import WORLD, on_two_workers
 
-WORLD = 2
 SHARED = Scale(init=0.1, granularity="block", envelope=Envelope(kind="cosine"))
 CLOUDS = TrainingConfig(
     replace(MODEL, tokenizer=Tokenizer(groups=6, group_size=5, norm="batch")),
@@ -70,24 +67,9 @@ def _all_cases(world: World, folder: Path) -> None:
     torch.save(found, folder / f"{world.rank}.pt")
 
 
-def _spawned(rank: int, act: Callable[[World, Path], None], folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD
-    )
-    try:
-        act(World(rank, WORLD), folder)
-    finally:
-        dist.destroy_process_group()
-
-
-def _on_two_workers(act: Callable[[World, Path], None], folder: Path) -> None:
-    spawn(_spawned, args=(act, folder), nprocs=WORLD)  # type: ignore[no-untyped-call]  # torch
-
-
 @pytest.mark.slow
 def test_two_workers_train_what_one_does(tmp_path: Path) -> None:
-    _on_two_workers(_all_cases, tmp_path)
+    on_two_workers(_all_cases, tmp_path)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
     for (name, precision), (outputs, metrics) in ranks[0].items():
         numerics, tolerance = PRECISIONS.get(precision, COMPILED)
@@ -124,7 +106,7 @@ def _stop_and_resume(world: World, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_stop_of_one_rank_stops_all_and_resuming_is_exact(tmp_path: Path) -> None:
-    _on_two_workers(_stop_and_resume, tmp_path)
+    on_two_workers(_stop_and_resume, tmp_path)
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD))
     assert same_bits(one, other)
 

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from m2pt.pathway.config import Coverage, Envelope, Pathway, Scale
 from m2pt.pathway.reparam import attach_pathway, fuse_pathway, scales, set_progress
+from m2pt.pathway.whole import gathered
 from tests.numerics.pathway_setup import auxiliaries_for, images, randomise, tiny
 
 PATHWAYS = {
@@ -195,9 +196,9 @@ def test_ddp_gives_the_same_gradients(pathway: Pathway, tmp_path: Path) -> None:
         assert_close(gradients(model, DistributedDataParallel(model)), wanted, 1e-6)
 
 
-def test_fsdp2_gives_the_same_gradients_and_refuses_to_fuse(tmp_path: Path) -> None:
+def test_fsdp2_gives_the_same_gradients_and_fuses_what_was_gathered(tmp_path: Path) -> None:
     model = attached(PATHWAYS["frozen, apart, annealed"])
-    wanted = gradients(model)
+    wanted, before = gradients(model), model(images())
     with one_process_group(tmp_path):
         mesh = init_device_mesh("cpu", (1,))
         for block in cast(Any, model).blocks:
@@ -205,8 +206,13 @@ def test_fsdp2_gives_the_same_gradients_and_refuses_to_fuse(tmp_path: Path) -> N
         fully_shard(model, mesh=mesh)
         sharded = cast(dict[str, Any], gradients(model))
         assert_close({name: grad.full_tensor() for name, grad in sharded.items()}, wanted, 1e-6)
-        with pytest.raises(ValueError, match=r"fuse: blocks.0.attn.qkv is sharded; gather"):
+        with pytest.raises(ValueError, match=r"blocks.0.attn.qkv is sharded.*gather first"):
             fuse_pathway(model)
+        fused = fuse_pathway(gathered(model))
+        assert {type(tensor) for tensor in fused.state_dict().values()} == {Tensor}
+    tiny(1).load_state_dict(fused.state_dict(), strict=True)
+    assert list(fused.state_dict()) == list(tiny(1).state_dict())
+    assert torch.allclose(fused(images()), before, rtol=1e-4, atol=1e-5)
 
 
 def _rank(rank: int, store: str, results: str) -> None:

@@ -72,6 +72,8 @@ def test_one_auxiliary_in_a_list_is_that_auxiliary() -> None:
         ("resources.gpus_per_worker=1.5", "must be a whole number"),
         ("resources.workers=0", "greater than or equal to 1"),
         ("resources.workers=true", "must be a whole number, is true"),
+        ("resources.sharding=fsdp2", "resources.workers is 1: raise it, or set sharding to none"),
+        ("resources.sharding=fsdp", "did you mean 'fsdp2'"),
         ("resources.precision=fp16", "must be 'fp32', 'bf16' or 'fp64'"),
         ("search.metric=test/accuracy", "take no part in a choice"),
         ("search.metric=val/loss", "must be min for val/loss"),
@@ -115,6 +117,7 @@ def test_all_keys_have_a_path_and_placement_is_not_searched() -> None:
     searchable = searchable_paths(one)
     assert {"training.accumulate", "resources.precision", "resources.compile"} <= set(searchable)
     assert not {"name", "seed", "storage", "resources.workers", "search.trials"} & set(searchable)
+    assert "resources.sharding" not in searchable
     assert not [path for path in searchable if path.startswith(("auxiliaries", "target"))]
 
 

@@ -43,6 +43,7 @@ def test_the_id_is_pinned() -> None:
         {"tracking": "http://h"},
         {"seed": 5},
         {"resources.workers": 4},
+        {"resources.workers": 2, "resources.sharding": "fsdp2"},
         {"resources.concurrent_trials": 1},
         {"resources.gpus_per_worker": 1.0},
         {"search.trials": 3},
