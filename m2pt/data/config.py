@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 Modality = Literal["image", "audio", "video", "point"]
+Task = Literal["classes", "labels"]
+"""What is told of a sample: its class, or a set of classes."""
 Augment = Literal["none", "light", "standard"]
 MODALITIES: tuple[Modality, ...] = ("image", "audio", "video", "point")
 
@@ -13,8 +15,21 @@ EMBEDDED: dict[str, Modality] = {
     "tones": "audio",
     "shapes": "point",
     "clips": "video",
+    "scenes": "audio",
 }
 """The samples that need no file, each with its modality."""
+
+EMBEDDED_TASKS: dict[str, Task] = {"scenes": "labels"}
+"""What is told of them, where that is not one class."""
+
+FIGURES: dict[Task, tuple[str, ...]] = {
+    "classes": ("accuracy",),
+    "labels": ("map",),
+}
+"""What an evaluation tells beside the loss, all from 0 to 1; the first is what people compare.
+
+`map` is the mean over classes of average precision (`m2pt.training.tasks`).
+"""
 
 _NO_TABLES = frozenset({"arrow", "csv", "h5", "json", "jsonl", "npy", "npz", "tar", "zip"})
 
@@ -23,7 +38,8 @@ _NO_TABLES = frozenset({"arrow", "csv", "h5", "json", "jsonl", "npy", "npz", "ta
 class DataConfig:
     """Where the samples come from and how they are split.
 
-    `source` is an embedded sample ("digits", "tones", "shapes", "clips"), or a table: a Parquet
+    `source` is an embedded sample ("digits", "tones", "shapes", "clips"; "scenes", sounds with a
+    set of classes each), or a table: a Parquet
     file whose `split` column says `train` or `test`, or a folder of parts `part-*.parquet`, as
     `orchestrator data import` writes them; a path, or an address `file:///...` or `s3://bucket/...`
     (its server and credentials come from the standard AWS variables). The path of a folder has a
@@ -126,7 +142,7 @@ class DataInfo:
 
     `shape` is that of one prepared sample: image (C, H, W), audio (1, T, F) log-mel frames,
     video (C, T, H, W), point (N, 3). `digest` is a sha256 over the content of the data, before
-    any split or preparation.
+    any split or preparation. `task` is what is told of a sample (`Labels`).
     """
 
     modality: Modality
@@ -134,6 +150,12 @@ class DataInfo:
     classes: int
     class_names: tuple[str, ...]
     digest: str
+    task: Task = "classes"
+
+    @property
+    def outputs(self) -> int:
+        """How many logits a model has for a sample, or for each of its points."""
+        return self.classes
 
 
 def _why_no_table(place: str) -> str | None:

@@ -1,8 +1,8 @@
-"""Samples that need no file: scikit-learn's digits, and three small generated sets.
+"""Samples that need no file: scikit-learn's digits, and small generated sets.
 
 The generated classes differ in structure (how a pitch moves, what a surface is, where a blob goes)
 and not in what an average over the sample would tell: `rise` and `fall` have the same spectrum,
-`left` and `right` the same single frames.
+`left` and `right` the same single frames. A row of `scenes` has any number of its classes at once.
 """
 
 import hashlib
@@ -12,13 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from m2pt.data.labels import Labels, packed
 from m2pt.data.schema import Schema
 from m2pt.data.split import hold_out
 
 Array = npt.NDArray[np.float64]
+Made = tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]
+"""Samples, and labels as `Labels` stores them."""
 
 # Raise a set's number when its generator or its preparation changes: it makes the digest.
-_VERSIONS = {"digits": 1, "tones": 2, "shapes": 1, "clips": 1}
+_VERSIONS = {"digits": 1, "tones": 2, "shapes": 1, "clips": 1, "scenes": 1}
 _SEED = 1
 _PER_CLASS = 64
 _TEST_FRACTION = 0.2
@@ -37,16 +40,24 @@ SCHEMAS: dict[str, Schema] = {
         (8, 16, 16),
         ("right", "left", "down", "up", "clockwise", "anticlockwise"),
     ),
+    "scenes": Schema(
+        "audio",
+        "int16",
+        (1360,),
+        ("hum", "whistle", "climb", "dive", "clicks", "hiss"),
+        4000,
+        task="labels",
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """`samples` (N, *schema.shape), `labels` (N,), and which rows are the test split (N,)."""
+    """N samples (N, *schema.shape), their labels, and which rows are the test split (N,)."""
 
     schema: Schema
     samples: npt.NDArray[np.generic]
-    labels: npt.NDArray[np.int64]
+    labels: Labels
     test: npt.NDArray[np.bool_]
 
 
@@ -57,19 +68,21 @@ def digest(name: str) -> str:
 
 def generate(name: str) -> Embedded:
     """The embedded sample `name`: the same on every call, its rows in no order of classes."""
-    samples, labels = _digits() if name == "digits" else _generated(name)
-    test = hold_out(labels, _TEST_FRACTION, seed=0)
-    return Embedded(SCHEMAS[name], samples, labels, test)
+    makers: dict[str, Callable[[], Made]] = {"digits": _digits, "scenes": _scenes}
+    samples, stored = makers[name]() if name in makers else _generated(name)
+    schema = SCHEMAS[name]
+    labels = Labels(schema.task, len(schema.classes), stored)
+    return Embedded(schema, samples, labels, hold_out(labels.strata, _TEST_FRACTION, seed=0))
 
 
-def _digits() -> tuple[npt.NDArray[np.generic], npt.NDArray[np.int64]]:
+def _digits() -> Made:
     from sklearn.datasets import load_digits  # costs a second that nobody else should pay
 
     loaded = load_digits()
     return loaded.images.astype(np.uint8), loaded.target.astype(np.int64)
 
 
-def _generated(name: str) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.int64]]:
+def _generated(name: str) -> Made:
     makers: dict[str, Callable[[str, np.random.Generator], npt.NDArray[np.generic]]] = {
         "tones": _tone,
         "shapes": _shape,
@@ -79,6 +92,45 @@ def _generated(name: str) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.int64
     rng = np.random.default_rng([_SEED, *name.encode()])
     labels = rng.permutation(np.repeat(np.arange(len(classes), dtype=np.int64), _PER_CLASS))
     return np.stack([makers[name](classes[label], rng) for label in labels]), labels
+
+
+def _scenes() -> Made:
+    """Sounds that each are there or not, one third of the time: (384, 1360), and sets of them."""
+    kinds = SCHEMAS["scenes"].classes
+    rng = np.random.default_rng([_SEED, *b"scenes"])
+    sets = rng.uniform(size=(6 * _PER_CLASS, len(kinds))) < 1 / 3
+    waves = [
+        sum(
+            (_sound(kind, rng) for kind, there in zip(kinds, one, strict=True) if there),
+            _noise(rng),
+        )
+        for one in sets
+    ]
+    return (np.stack(waves).clip(-1, 1) * 32767).astype(np.int16), packed(sets)
+
+
+def _sound(kind: str, rng: np.random.Generator) -> Array:
+    """A third of a second of one sound at 4 kHz, (1360,)."""
+    time = np.arange(1360) / 4000
+    part = time / time[-1]
+    pitch = {
+        "hum": np.full(1360, rng.uniform(90, 160)),
+        "whistle": np.full(1360, rng.uniform(1300, 1700)),
+        "climb": 300 * rng.uniform(2.5, 3.5) ** part,
+        "dive": 300 * rng.uniform(2.5, 3.5) ** (1 - part),
+    }.get(kind)
+    if pitch is not None:
+        wave = np.sin(2 * np.pi * (np.cumsum(pitch) / 4000 + rng.uniform()))
+    elif kind == "clicks":
+        beat = (rng.uniform(12, 20) * time + rng.uniform()) % 1
+        wave = 3 * np.exp(-60 * beat) * rng.normal(size=1360)
+    else:
+        wave = 0.5 * np.diff(rng.normal(size=1361))
+    return rng.uniform(0.08, 0.2) * wave
+
+
+def _noise(rng: np.random.Generator) -> Array:
+    return rng.normal(0, rng.uniform(0.005, 0.02), 1360)
 
 
 def _tone(kind: str, rng: np.random.Generator) -> npt.NDArray[np.int16]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
-from m2pt.data.config import MODALITIES, Modality
+from m2pt.data.config import MODALITIES, Modality, Task
 
 DType = Literal["uint8", "int16", "float16", "float32"]
 Encoding = Literal["raw", "jpeg", "png"]
@@ -86,7 +86,8 @@ class FrontEnd:
 class Schema:
     """One data set as stored: `shape` and `dtype` are those of one row of the column `data`.
 
-    With `encoding` jpeg or png a row of it is an encoded picture that decodes to them.
+    With `encoding` jpeg or png a row of it is an encoded picture that decodes to them. `task` says
+    which columns tell of a sample (`columns.LABEL_COLUMNS`).
     """
 
     modality: Modality
@@ -95,6 +96,7 @@ class Schema:
     classes: tuple[str, ...]
     sample_rate: int = 0
     encoding: Encoding = "raw"
+    task: Task = "classes"
 
     @property
     def sample_bytes(self) -> int:
@@ -136,6 +138,7 @@ def parse(declared: Mapping[str, Any], file: str) -> Schema:
         classes=_classes(declared, file),
         sample_rate=_sample_rate(modality, declared, file),
         encoding=_encoding(modality, declared, file),
+        task=task_of(declared, file),
     )
     if found.sample_bytes > LARGEST_SAMPLE_BYTES:
         rule = f"of one sample, of at most {LARGEST_SAMPLE_BYTES:,} bytes"
@@ -195,6 +198,15 @@ def _encoding(modality: Modality, declared: Mapping[str, Any], file: str) -> Enc
             file, "encoding", "raw, but for images of uint8 and [height, width, 3]", declared
         )
     return encoding
+
+
+def task_of(declared: Mapping[str, Any], file: str) -> Task:
+    """What is told of a sample. Raises DataError where that is none of the tasks."""
+    tasks: tuple[Task, ...] = get_args(Task)
+    for task in tasks:
+        if declared.get("task", "classes") == task:
+            return task
+    raise _bad(file, "task", f"one of {', '.join(tasks)}", declared)
 
 
 def _bad(file: str, key: str, rule: str, declared: Mapping[str, Any]) -> DataError:

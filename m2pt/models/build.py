@@ -18,7 +18,7 @@ _POSITION_STD = 0.2  # timm's 0.02 drowns beside the patches; digits at width 64
 
 
 def build_model(config: ModelConfig, info: DataInfo, *, seed: int) -> nn.Module:
-    """A timm `VisionTransformer` for samples as `info` says: (B, *shape) -> logits (B, classes).
+    """A timm `VisionTransformer` for samples as `info` says: (B, *shape) -> logits (B, outputs).
 
     Blocks are timm's for every modality, tokens are averaged, and there is no class token. Image
     and audio (frames x mel bands, one channel) have timm's own `PatchEmbed`, video has tubelets,
@@ -33,7 +33,7 @@ def build_model(config: ModelConfig, info: DataInfo, *, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's alone: torch.manual_seed sets all
         model: nn.Module = VisionTransformer(
-            num_classes=info.classes,
+            num_classes=info.outputs,
             global_pool="avg",
             class_token=False,
             embed_dim=config.width,

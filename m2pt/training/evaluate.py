@@ -5,13 +5,13 @@ from contextlib import closing
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from m2pt.data.samples import Readable
 from m2pt.training.batches import global_batches, share
 from m2pt.training.numerics import arithmetic, contained, dtype_of
 from m2pt.training.progress import beat
 from m2pt.training.recipe import Numerics
+from m2pt.training.tasks import LEARNING
 from m2pt.training.world import World, sum_over
 
 
@@ -23,27 +23,30 @@ def evaluate(
     *,
     world: World = World(),  # noqa: B008  # a frozen value
 ) -> dict[str, float]:
-    """`loss` (mean cross-entropy) and `accuracy` (0 to 1) over all samples.
+    """`loss` (the mean of a sample's) and the task's figures (0 to 1) over all samples.
 
     Every rank calls this, computes its share in batches of `batch_size` and gets the same answer.
     """
+    info, learning = samples.info, LEARNING[samples.info.task]
     own = share(torch.arange(len(samples)), world.rank, world.size)
-    # loss summed over samples, correct predictions, samples; float64 adds up without a trace
-    sums = torch.zeros(3, dtype=torch.float64, device=world.device)
+    # float64 adds up without a trace, and what only one rank knows is 0 on the others
+    loss = torch.zeros(1, dtype=torch.float64, device=world.device)
+    notes = loss.new_zeros(len(samples), learning.notes(info))
+    noted = int(own[0]) if len(own) else 0
     with contained(numerics, world.device):
         outputs = _outputs(model, samples, own, batch_size, numerics=numerics, world=world)
         for output, labels in outputs:
-            sums[0] += cross_entropy(output, labels, reduction="sum")
-            sums[1] += (output.argmax(dim=1) == labels).sum()
-            sums[2] += len(labels)
-    loss, correct, seen = sum_over(world, sums).tolist()
-    return {"loss": loss / seen, "accuracy": correct / seen}
+            loss += learning.loss(output, labels, 0.0)
+            notes[noted : noted + len(labels)] = learning.note(output, labels, info)
+            noted += len(labels)
+        mean = float(sum_over(world, loss)) / len(samples)
+        return {"loss": mean, **learning.figures(sum_over(world, notes), info)}
 
 
 def logits(
     model: nn.Module, samples: Readable, batch_size: int, numerics: Numerics, *, device: str = "cpu"
 ) -> Tensor:
-    """Outputs (N, classes) for all samples in order, on the CPU, in float32 (fp64: float64)."""
+    """Outputs (N, ...) for all samples in order, on the CPU, in float32 (fp64: float64)."""
     everything = torch.arange(len(samples))
     with contained(numerics, device):
         world = World(device=device)
@@ -60,7 +63,7 @@ def _outputs(
     numerics: Numerics,
     world: World,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(logits (B, classes), labels (B,)) batch by batch."""
+    """(logits (B, ...), labels (B, ...)) batch by batch."""
     dtype = dtype_of(numerics)
     training = model.training
     model.eval()

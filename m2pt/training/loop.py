@@ -12,7 +12,6 @@ from time import perf_counter
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from m2pt.data.samples import Batch, Dataset
@@ -39,6 +38,7 @@ from m2pt.training.recipe import TrainingConfig
 from m2pt.training.report import EpochReport as EpochReport
 from m2pt.training.state import State
 from m2pt.training.target import BlockWeights, load_target
+from m2pt.training.tasks import LEARNING
 from m2pt.training.world import World, check_ready
 
 
@@ -220,9 +220,8 @@ class Training:
             targets, smoothing = targets.to(inputs.dtype), 0.0
         with arithmetic(numerics, device):
             output = module(inputs)
-        return cross_entropy(
-            output.to(inputs.dtype), targets, reduction="sum", label_smoothing=smoothing
-        )
+        learning = LEARNING[self._dataset.info.task]
+        return learning.loss(output.to(inputs.dtype), targets, smoothing)
 
     def _set_progress(self, step: int) -> float:
         """Tell the pathway how far training is; returns t in [0, 1]."""

@@ -49,6 +49,7 @@ def load_model(folder: Path | str = Path(__file__).parent) -> nn.Module:
         classes=data["classes"],
         class_names=tuple(data["class_names"]),
         digest=data["digest"],
+        task=data.get("task", "classes"),
     )
     plain = build_model(config, info, seed=0).to(getattr(torch, about["dtype"]))
     plain.load_state_dict(load(weights), strict=True)
