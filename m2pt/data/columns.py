@@ -1,7 +1,7 @@
 """The small columns of a table, checked batch by batch: id, split, group, and those of its labels.
 
-They are kept as numbers (17 bytes a row; with sets of classes 9, and a bit for each class), so that
-a table of millions of rows costs little.
+They are kept as numbers (17 bytes a row; with sets of classes 9, and a bit for each class; with
+parts 11, and two for each point), so that a table of millions of rows costs little.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from m2pt.data.config import Task
+from m2pt.data.config import Task, part_bounds
 from m2pt.data.labels import packed
 from m2pt.data.schema import DataError, Schema
 
@@ -59,9 +59,13 @@ def check(path: str, batch: pa.RecordBatch, schema: Schema, first: int) -> Small
 
     known = pc.is_in(split, value_set=pa.array(_SPLITS, split.type))
     fail("split", ~_numpy(known), "train or test, but it is")
-    read = _sets if schema.task == "labels" else _classes
+    read: dict[Task, Callable[[pa.RecordBatch, Schema, Fail], npt.NDArray[Any]]] = {
+        "classes": _classes,
+        "labels": _sets,
+        "parts": _parts,
+    }
     return SmallColumns(
-        labels=read(batch, schema, fail),
+        labels=read[schema.task](batch, schema, fail),
         test=_numpy(pc.equal(split, "test")),
         id_hashes=np.fromiter(map(hash, ids), np.int64, len(ids)),
         group=_group(batch),
@@ -124,6 +128,27 @@ def _sets(batch: pa.RecordBatch, schema: Schema, fail: Fail) -> npt.NDArray[np.u
     return packed(sets)
 
 
+def _parts(batch: pa.RecordBatch, schema: Schema, fail: Fail) -> npt.NDArray[np.int16]:
+    categories, points = _classes(batch, schema, fail), schema.shape[0]
+    rows, values = _flat(batch, "parts", fail)
+    counts = np.bincount(rows, minlength=batch.num_rows)
+    short = counts != points
+    found = counts[short.argmax()]
+    fail("parts", short, f"a part for each of the {points} points, but there are {found}:")
+    bounds = np.array(part_bounds(schema.parts))
+    first, end = bounds[categories][rows], bounds[categories + 1][rows]
+    wrong = (values < first) | (values >= end)
+    if wrong.any():
+        at = int(wrong.argmax())
+        rule = (
+            f"parts of {schema.classes[categories[rows[at]]]!r} are {first[at]} to {end[at] - 1} "
+            f"in `dataset`, but a point has {values[at]}:"
+        )
+        fail("parts", _rows_with(rows, wrong, batch), rule)
+    together = [categories[:, None], values.reshape(-1, points)]
+    return np.concatenate(together, axis=1).astype(np.int16)
+
+
 def _flat(
     batch: pa.RecordBatch, name: str, fail: Fail
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -176,6 +201,7 @@ _CLASS: Kinds = {
 LABEL_COLUMNS: dict[Task, Kinds] = {
     "classes": _CLASS,
     "labels": {"labels": (_is_lists, "a list of integers, the row's classes")},
+    "parts": {**_CLASS, "parts": (_is_lists, "a list of integers, the part of each point")},
 }
 """The columns that tell of a row by the data set's task; of which type, and in words."""
 

@@ -36,6 +36,7 @@ def describe(config: DataConfig) -> DataInfo:
         class_names=schema.classes,
         digest=digest,
         task=schema.task,
+        parts=schema.parts,
     )
 
 
@@ -73,7 +74,7 @@ def _check_pair(first: Table, second: Table) -> None:
         raise DataError(
             f"{theirs}: no row has split 'test'; name the file with the test rows as `test_source`"
         )
-    for key in ("modality", "dtype", "shape", "classes", "sample_rate", "task"):
+    for key in ("modality", "dtype", "shape", "classes", "sample_rate", "task", "parts"):
         wanted, found = getattr(first.schema, key), getattr(second.schema, key)
         if wanted != found:
             raise DataError(

@@ -2,7 +2,8 @@
 
 The generated classes differ in structure (how a pitch moves, what a surface is, where a blob goes)
 and not in what an average over the sample would tell: `rise` and `fall` have the same spectrum,
-`left` and `right` the same single frames. A row of `scenes` has any number of its classes at once.
+`left` and `right` the same single frames. A row of `scenes` has any number of its classes at once;
+a row of `shape-parts` tells the part of each of its points.
 """
 
 import hashlib
@@ -13,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from m2pt.data.labels import Labels, packed
+from m2pt.data.scenes import SOUNDS, scenes
 from m2pt.data.schema import Schema
+from m2pt.data.shape_parts import CATEGORIES, PARTS, POINTS, shape_parts
 from m2pt.data.split import hold_out
 
 Array = npt.NDArray[np.float64]
@@ -21,7 +24,7 @@ Made = tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]
 """Samples, and labels as `Labels` stores them."""
 
 # Raise a set's number when its generator or its preparation changes: it makes the digest.
-_VERSIONS = {"digits": 1, "tones": 2, "shapes": 1, "clips": 1, "scenes": 1}
+_VERSIONS = {"digits": 1, "tones": 2, "shapes": 1, "clips": 1, "scenes": 1, "shape-parts": 1}
 _SEED = 1
 _PER_CLASS = 64
 _TEST_FRACTION = 0.2
@@ -44,10 +47,11 @@ SCHEMAS: dict[str, Schema] = {
         "audio",
         "int16",
         (1360,),
-        ("hum", "whistle", "climb", "dive", "clicks", "hiss"),
+        SOUNDS,
         4000,
         task="labels",
     ),
+    "shape-parts": Schema("point", "float16", (POINTS, 3), CATEGORIES, task="parts", parts=PARTS),
 }
 
 
@@ -68,7 +72,11 @@ def digest(name: str) -> str:
 
 def generate(name: str) -> Embedded:
     """The embedded sample `name`: the same on every call, its rows in no order of classes."""
-    makers: dict[str, Callable[[], Made]] = {"digits": _digits, "scenes": _scenes}
+    makers: dict[str, Callable[[], Made]] = {
+        "digits": _digits,
+        "scenes": _scenes,
+        "shape-parts": _shape_parts,
+    }
     samples, stored = makers[name]() if name in makers else _generated(name)
     schema = SCHEMAS[name]
     labels = Labels(schema.task, len(schema.classes), stored)
@@ -82,6 +90,17 @@ def _digits() -> Made:
     return loaded.images.astype(np.uint8), loaded.target.astype(np.int64)
 
 
+def _scenes() -> Made:
+    samples, sets = scenes(6 * _PER_CLASS, np.random.default_rng([_SEED, *b"scenes"]))
+    return samples, packed(sets)
+
+
+def _shape_parts() -> Made:
+    rng = np.random.default_rng([_SEED, *b"shape-parts"])
+    kinds = np.repeat(np.arange(len(CATEGORIES), dtype=np.int64), _PER_CLASS)
+    return shape_parts(rng.permutation(kinds), rng)
+
+
 def _generated(name: str) -> Made:
     makers: dict[str, Callable[[str, np.random.Generator], npt.NDArray[np.generic]]] = {
         "tones": _tone,
@@ -92,45 +111,6 @@ def _generated(name: str) -> Made:
     rng = np.random.default_rng([_SEED, *name.encode()])
     labels = rng.permutation(np.repeat(np.arange(len(classes), dtype=np.int64), _PER_CLASS))
     return np.stack([makers[name](classes[label], rng) for label in labels]), labels
-
-
-def _scenes() -> Made:
-    """Sounds that each are there or not, one third of the time: (384, 1360), and sets of them."""
-    kinds = SCHEMAS["scenes"].classes
-    rng = np.random.default_rng([_SEED, *b"scenes"])
-    sets = rng.uniform(size=(6 * _PER_CLASS, len(kinds))) < 1 / 3
-    waves = [
-        sum(
-            (_sound(kind, rng) for kind, there in zip(kinds, one, strict=True) if there),
-            _noise(rng),
-        )
-        for one in sets
-    ]
-    return (np.stack(waves).clip(-1, 1) * 32767).astype(np.int16), packed(sets)
-
-
-def _sound(kind: str, rng: np.random.Generator) -> Array:
-    """A third of a second of one sound at 4 kHz, (1360,)."""
-    time = np.arange(1360) / 4000
-    part = time / time[-1]
-    pitch = {
-        "hum": np.full(1360, rng.uniform(90, 160)),
-        "whistle": np.full(1360, rng.uniform(1300, 1700)),
-        "climb": 300 * rng.uniform(2.5, 3.5) ** part,
-        "dive": 300 * rng.uniform(2.5, 3.5) ** (1 - part),
-    }.get(kind)
-    if pitch is not None:
-        wave = np.sin(2 * np.pi * (np.cumsum(pitch) / 4000 + rng.uniform()))
-    elif kind == "clicks":
-        beat = (rng.uniform(12, 20) * time + rng.uniform()) % 1
-        wave = 3 * np.exp(-60 * beat) * rng.normal(size=1360)
-    else:
-        wave = 0.5 * np.diff(rng.normal(size=1361))
-    return rng.uniform(0.08, 0.2) * wave
-
-
-def _noise(rng: np.random.Generator) -> Array:
-    return rng.normal(0, rng.uniform(0.005, 0.02), 1360)
 
 
 def _tone(kind: str, rng: np.random.Generator) -> npt.NDArray[np.int16]:

@@ -106,7 +106,7 @@ def _assembled(config: DataConfig, parts: Iterator[Prepared], make: MakeSamples)
         normalisation = statistics(parts)
     augmentation = None
     if config.augment != "none":
-        augmentation = Augmentation(config, info.modality, normalisation)
+        augmentation = Augmentation(config, info.modality, normalisation, info.task)
     return Dataset(
         info=info,
         train=make("train", normalisation=normalisation, augmentation=augmentation),

@@ -32,6 +32,7 @@ Rows = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 _ROWS_AT_ONCE = 65536
+_PARTS_AT_ONCE = 2**22
 _FILES_AT_ONCE = 8
 LARGEST_GROUP_BYTES = 2**31 - 1
 """Of a row group in memory: what pyarrow holds in one array of bytes."""
@@ -240,11 +241,14 @@ def _read_rows(file: DataFile, metadata: pq.FileMetaData, schema: Schema) -> col
     grouped = "group" in metadata.schema.to_arrow_schema().names
     names = ["id", "split", *columns.LABEL_COLUMNS[schema.task], *["group"] * grouped]
     _check_lists(file.uri, metadata, schema)
+    at_once = _ROWS_AT_ONCE
+    if schema.task == "parts":
+        at_once = max(1, _PARTS_AT_ONCE // schema.shape[0])
 
     def read() -> list[columns.SmallColumns]:
         with open_file(file) as source:
             stored = pq.ParquetFile(source, metadata=metadata, pre_buffer=True)
-            batches = stored.iter_batches(_ROWS_AT_ONCE, columns=names, use_threads=False)
+            batches = stored.iter_batches(at_once, columns=names, use_threads=False)
             return list(_checked(file.uri, batches, schema))
 
     return columns.joined(file.uri, _undamaged(file.uri, read))
@@ -255,6 +259,8 @@ def _check_lists(uri: str, metadata: pq.FileMetaData, schema: Schema) -> None:
     if schema.task == "classes":
         return
     name, most = "labels", len(schema.classes)
+    if schema.task == "parts":
+        name, most = "parts", schema.shape[0]
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         stored = next(
@@ -265,7 +271,7 @@ def _check_lists(uri: str, metadata: pq.FileMetaData, schema: Schema) -> None:
         if stored.num_values > most * group.num_rows:
             raise DataError(
                 f"{uri}: column {name!r}: row group {number} has {stored.num_values:,} values in "
-                f"{group.num_rows:,} rows, but a row has at most {most}; write each once"
+                f"{group.num_rows:,} rows, but a row has at most {most}; write it anew"
             )
 
 

@@ -18,8 +18,8 @@ from m2pt.data.prepare import Normalisation, Prepared, Scaling
 Batch = tuple[Tensor, Tensor]
 """Samples (B, *shape) float32 and what is told of them, both fresh tensors on the CPU.
 
-That is, by `DataInfo.task`: the classes (B,) int64, or sets of classes (B, classes) uint8, 1 where
-a sample is of a class.
+That is, by `DataInfo.task`: the classes (B,) int64; sets of classes (B, classes) uint8, 1 where a
+sample is of a class; or (B, 1 + points) int64, a cloud's category and then the part of each point.
 """
 
 

@@ -64,7 +64,7 @@ def _outputs(
     world: World,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(logits (B, ...), labels (B, ...)) batch by batch."""
-    dtype = dtype_of(numerics)
+    dtype, given = dtype_of(numerics), LEARNING[samples.info.task].given
     training = model.training
     model.eval()
     try:
@@ -73,8 +73,9 @@ def _outputs(
             for inputs, labels in read:
                 beat()
                 inputs = inputs.to(world.device, dtype, non_blocking=True)
+                labels = labels.to(world.device, non_blocking=True)
                 with torch.no_grad(), arithmetic(numerics, world.device):
-                    output = model(inputs)
-                yield output.to(dtype), labels.to(world.device, non_blocking=True)
+                    output = model(inputs, *given(labels))
+                yield output.to(dtype), labels
     finally:
         model.train(training)

@@ -214,13 +214,13 @@ class Training:
         inputs, labels = batch
         inputs = inputs.to(device, dtype_of(numerics), non_blocking=True)
         targets = labels.to(device, non_blocking=True)
-        smoothing = self._recipe.label_smoothing
+        learning, smoothing = LEARNING[self._dataset.info.task], self._recipe.label_smoothing
+        given = learning.given(targets)
         if self._mix is not None:
             inputs, targets = self._mix(inputs, targets)
             targets, smoothing = targets.to(inputs.dtype), 0.0
         with arithmetic(numerics, device):
-            output = module(inputs)
-        learning = LEARNING[self._dataset.info.task]
+            output = module(inputs, *given)
         return learning.loss(output.to(inputs.dtype), targets, smoothing)
 
     def _set_progress(self, step: int) -> float:

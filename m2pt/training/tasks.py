@@ -1,7 +1,7 @@
 """What a task asks of training and evaluation: its loss, what is noted of each sample, its figures.
 
 A figure is worked out from the notes of all samples at once, so it is exact however many workers
-made them. B: batch, N: all samples, C: classes.
+made them. B: batch, N: all samples, C: classes or categories, K: points of a cloud, P: parts.
 """
 
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
-from m2pt.data.config import DataInfo, Task
+from m2pt.data.config import DataInfo, Task, part_bounds
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Learning:
     """One task.
 
     Attributes:
+        given: labels to what the model is given beside the samples.
         loss: (outputs, targets, label smoothing) to the loss, summed over samples; the targets are
             a batch's labels, or what `mixing` made of them.
         notes: how many numbers are noted of a sample.
@@ -28,6 +29,7 @@ class Learning:
         decide: (outputs, labels) of any number of samples to what the outputs say.
     """
 
+    given: Callable[[Tensor], tuple[Tensor, ...]]
     loss: Callable[[Tensor, Tensor, float], Tensor]
     notes: Callable[[DataInfo], int]
     note: Callable[[Tensor, Tensor, DataInfo], Tensor]
@@ -100,8 +102,57 @@ def _set_of(outputs_BC: Tensor, labels_BC: Tensor, _: DataInfo) -> Decisions:
     return Decisions((outputs_BC > 0).to(labels_BC.dtype), labels_BC, 2 * outputs_BC.abs())
 
 
+def _category(labels_B1K: Tensor) -> tuple[Tensor]:
+    return (labels_B1K[:, 0],)
+
+
+def _part_loss(outputs_BKP: Tensor, labels_B1K: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy over all parts, the mean over points."""
+    parts = labels_B1K[:, 1:].flatten()
+    flat = outputs_BKP.flatten(0, 1)
+    whole = cross_entropy(flat, parts, reduction="sum", label_smoothing=smoothing)
+    return whole / outputs_BKP.shape[1]
+
+
+def _parts_of(outputs_BKP: Tensor, labels_B1K: Tensor, info: DataInfo) -> Decisions:
+    """Only the parts of a cloud's category can be the answer."""
+    able = outputs_BKP.masked_fill(~_own_parts(labels_B1K, info)[:, None], -torch.inf)
+    best = able.topk(2, dim=2).values
+    return Decisions(able.argmax(dim=2), labels_B1K[:, 1:], best[..., 0] - best[..., 1])
+
+
+def _own_parts(labels_B1K: Tensor, info: DataInfo) -> Tensor:
+    """Whether a part is of the sample's category, (B, P)."""
+    bounds = torch.tensor(part_bounds(info.parts), device=labels_B1K.device)
+    parts, category = torch.arange(info.outputs, device=bounds.device), labels_B1K[:, :1]
+    return (bounds[category] <= parts) & (parts < bounds[category + 1])
+
+
+def _iou_and_category(outputs_BKP: Tensor, labels_B1K: Tensor, info: DataInfo) -> Tensor:
+    """A cloud's mean over the parts of its category of intersection over union.
+
+    As for ShapeNetPart since PointNet: a part that neither the answer nor the truth has counts 1.
+    """
+    found = _parts_of(outputs_BKP, labels_B1K, info)
+    said, true = (one_hot(part, info.outputs).bool() for part in (found.answers, found.truth))
+    both, either = (said & true).sum(dim=1).double(), (said | true).sum(dim=1)
+    each_BP = torch.where(either == 0, 1.0, both / either.clamp(min=1))
+    own_BP = _own_parts(labels_B1K, info)
+    mean_B = (each_BP * own_BP).sum(dim=1) / own_BP.sum(dim=1)
+    return torch.stack([mean_B, labels_B1K[:, 0].double()], dim=1)
+
+
+def _mean_iou(notes_N2: Tensor, info: DataInfo) -> dict[str, float]:
+    """The mean over clouds, and that over categories of the mean over their clouds."""
+    iou_N, category_N = notes_N2.unbind(dim=1)
+    means = [iou_N[category_N == number] for number in range(info.classes)]
+    by_category = torch.stack([one.mean() for one in means if len(one)])
+    return {"miou": float(iou_N.mean()), "class_miou": float(by_category.mean())}
+
+
 LEARNING: dict[Task, Learning] = {
     "classes": Learning(
+        given=lambda labels: (),
         loss=_class_loss,
         notes=lambda info: 1,
         note=_right,
@@ -109,10 +160,19 @@ LEARNING: dict[Task, Learning] = {
         decide=_class_of,
     ),
     "labels": Learning(
+        given=lambda labels: (),
         loss=_set_loss,
         notes=lambda info: 2 * info.classes,
         note=_scores_and_truth,
         figures=lambda notes, info: {"map": mean_average_precision(*notes.chunk(2, dim=1))},
         decide=_set_of,
+    ),
+    "parts": Learning(
+        given=_category,
+        loss=_part_loss,
+        notes=lambda info: 2,
+        note=_iou_and_category,
+        figures=_mean_iou,
+        decide=_parts_of,
     ),
 }

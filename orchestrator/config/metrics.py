@@ -7,6 +7,7 @@ METRICS = (*(f"val/{name}" for told in FIGURES.values() for name in told), "val/
 _TOLD: dict[Task, str] = {
     "classes": "one class for each sample",
     "labels": "a set of classes for each sample",
+    "parts": "a part for each point",
 }
 
 

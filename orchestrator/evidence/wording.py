@@ -15,7 +15,7 @@ Mode = Literal["max", "min"]
 
 _MISSING = "–"
 _FRACTIONS = frozenset(name for told in FIGURES.values() for name in told)
-_WORDS = {"map": "mAP"}
+_WORDS = {"map": "mAP", "miou": "instance mIoU", "class_miou": "class mIoU"}
 
 
 @dataclass(frozen=True)

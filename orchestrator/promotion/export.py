@@ -60,11 +60,11 @@ class Agreement:
     Attributes:
         samples: how many.
         relative_difference: largest |difference of a logit| over the largest |logit|.
-        disagreements: samples whose predicted class differs, or whose set of classes.
+        disagreements: samples whose predicted class differs, or set of classes, or a point's part.
         ties: those among them whose logits are closer to deciding otherwise than the tolerance, so
             that either answer is right.
-        accuracy_trained, accuracy_exported: fraction of right predictions, 0 to 1: of samples, or
-            of samples and classes.
+        accuracy_trained, accuracy_exported: fraction of right predictions, 0 to 1: of samples, of
+            samples and classes, or of points.
     """
 
     samples: int

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from m2pt.data.config import DataConfig, Task
+from m2pt.data.config import DataConfig, DataInfo, Task
 from m2pt.data.load import load
 from m2pt.data.samples import Dataset
-from m2pt.models.config import Tokenizer
+from m2pt.models.build import build_model
+from m2pt.models.config import NormKind, Tokenizer
 from m2pt.pathway.config import Pathway, Scale
+from m2pt.pathway.reparam import attach_pathway, fuse_pathway, scales
 from m2pt.training.evaluate import evaluate, logits
 from m2pt.training.loop import Training
 from m2pt.training.mixing import build_mix
@@ -30,6 +32,12 @@ SCENES = TrainingConfig(
     replace(MODEL, width=32, tokenizer=Tokenizer(patch=8)),
     DataConfig("scenes"),
     recipe=Recipe(epochs=3, batch_size=32, learning_rate=3e-3),
+)
+
+OBJECTS = TrainingConfig(
+    replace(MODEL, width=32, depth=3, tokenizer=Tokenizer(groups=16, group_size=8)),
+    DataConfig("shape-parts"),
+    recipe=Recipe(epochs=3, batch_size=16, learning_rate=3e-3),
 )
 
 
@@ -112,9 +120,117 @@ def trained(config: TrainingConfig, data: Dataset) -> tuple[Trained, Training]:
     return Trained(config, training.capture(), auxiliaries), training
 
 
-@pytest.mark.parametrize("task", ["labels"])
+TWO_CATEGORIES = DataInfo(
+    "point",
+    (4, 3),
+    2,
+    ("mug", "table"),
+    "",
+    "parts",
+    (("body", "handle"), ("top", "legs", "drawer")),
+)
+CLOUDS = torch.tensor(
+    [[0, 0, 0, 1, 1], [0, 0, 0, 0, 0], [1, 2, 2, 3, 3]]  # the category, and four points' parts
+)
+
+
+def logits_for(answers: list[list[int]]) -> Tensor:
+    """The highest logit is for a part of another category, the second for the answer."""
+    outputs = torch.zeros(3, 4, 5)
+    for cloud, parts in enumerate(answers):
+        for point, part in enumerate(parts):
+            outputs[cloud, point, part] = 1.0
+            outputs[cloud, point, 4 if cloud < 2 else 0] = 2.0
+    return outputs
+
+
+def test_intersection_over_union_by_hand() -> None:
+    """Cloud 0: body 1/3, handle 1/2. Cloud 1: body 1, handle is in neither: 1.
+    Cloud 2: top 2/3, legs 1/2, drawer is in neither: 1."""
+    parts = LEARNING["parts"]
+    outputs = logits_for([[0, 1, 1, 1], [0, 0, 0, 0], [2, 2, 2, 3]])
+    notes = parts.note(outputs, CLOUDS, TWO_CATEGORIES)
+    clouds = [(1 / 2 + 2 / 3) / 2, 1.0, (2 / 3 + 1 / 2 + 1) / 3]
+    assert notes.dtype == torch.float64
+    assert notes[:, 0].tolist() == pytest.approx(clouds, rel=1e-12)
+    found = parts.figures(notes, TWO_CATEGORIES)
+    assert found["miou"] == pytest.approx(sum(clouds) / 3, rel=1e-12)
+    assert found["class_miou"] == pytest.approx(((clouds[0] + 1.0) / 2 + clouds[2]) / 2, rel=1e-12)
+    one_category = parts.figures(notes[:2], TWO_CATEGORIES)  # the other is left out
+    assert one_category["class_miou"] == one_category["miou"]
+
+
+def test_a_part_that_is_said_and_not_there_counts_nothing() -> None:
+    outputs = logits_for([[0, 0, 1, 1], [0, 0, 0, 1], [2, 2, 3, 4]])
+    notes = LEARNING["parts"].note(outputs, CLOUDS, TWO_CATEGORIES)
+    assert notes[:, 0].tolist() == pytest.approx([1.0, (3 / 4 + 0) / 2, (1 + 1 / 2 + 0) / 3])
+    assert notes[:, 1].tolist() == [0, 0, 1]
+
+
+def test_the_loss_of_parts_is_the_mean_over_points_of_all_parts() -> None:
+    outputs = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    found = LEARNING["parts"].loss(outputs, CLOUDS, 0.0) / 3
+    log_softmax = outputs.log_softmax(dim=2).transpose(1, 2)
+    torch.testing.assert_close(found, torch.nn.functional.nll_loss(log_softmax, CLOUDS[:, 1:]))
+
+
+def test_parts_are_trained_and_evaluated() -> None:
+    config = replace(OBJECTS, data=replace(OBJECTS.data, limit=16, augment="standard"))
+    report = next(iter(Training(config, load(config.data), {}).epochs()))
+    figures = {"val/loss", "val/miou", "val/class_miou"}
+    assert set(report.metrics) == {"train/loss", "learning_rate", *figures}
+    assert 0 < report.metrics["val/class_miou"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_parts_are_learned(norm: NormKind) -> None:
+    tokenizer = replace(OBJECTS.model.tokenizer, norm=norm)
+    config = replace(OBJECTS, model=replace(OBJECTS.model, tokenizer=tokenizer))
+    data = load(config.data)
+    training = Training(config, data, {})
+    before = evaluate(training.model, data.validation, 64, config.numerics)["miou"]
+    *_, last = training.epochs()
+    assert last.metrics["val/miou"] > max(2 * before, largest_part_alone(data))
+
+
+def largest_part_alone(data: Dataset) -> float:
+    """What it comes to when every point is said to be of its category's most frequent part."""
+    labels, info = data.validation.labels, data.info
+    frequent = {
+        category: int(labels[labels[:, 0] == category, 1:].flatten().bincount().argmax())
+        for category in range(info.classes)
+    }
+    outputs = torch.zeros(len(labels), info.shape[0], info.outputs)
+    for number, category in enumerate(labels[:, 0].tolist()):
+        outputs[number, :, frequent[category]] = 1.0
+    notes = LEARNING["parts"].note(outputs, labels, info)
+    return LEARNING["parts"].figures(notes, info)["miou"]
+
+
+def test_a_pathway_attaches_to_part_segmentation_and_fuses() -> None:
+    data = load(OBJECTS.data)
+    model = build_model(OBJECTS.model, data.info, seed=0).double().eval()
+    points, labels = data.test.batch(range(3))
+    inputs = (points.double(), labels[:, 0])
+    plain, keys = model(*inputs), list(model.state_dict())
+    auxiliary = {"image": block_weights(model=replace(OBJECTS.model, tokenizer=Tokenizer(patch=4)))}
+    attach_pathway(model, auxiliary, Pathway())
+    assert len(scales(model)) == 12
+    assert torch.equal(model(*inputs), plain)
+    with torch.no_grad():
+        for value in scales(model).values():
+            value.fill_(0.3)
+    borrowed = model(*inputs)
+    assert not torch.allclose(borrowed, plain, atol=1e-2)
+    fuse_pathway(model)
+    assert list(model.state_dict()) == keys
+    torch.testing.assert_close(model(*inputs), borrowed, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("task", ["labels", pytest.param("parts", marks=pytest.mark.slow)])
 def test_an_export_is_proved_whatever_the_shape_of_its_logits(task: Task, tmp_path: Path) -> None:
-    config = {"labels": SCENES}[task]
+    config = {"labels": SCENES, "parts": OBJECTS}[task]
     config = replace(config, data=replace(config.data, limit=64))
     data = load(config.data)
     trial, training = trained(config, data)

@@ -23,6 +23,7 @@ SHAPES = {
     "shapes": (128, 3),
     "clips": (1, 8, 16, 16),
     "scenes": (1, 32, 32),
+    "shape-parts": (128, 3),
 }
 
 
@@ -78,7 +79,10 @@ def test_embedded_sets(name: str) -> None:
     assert batch.isfinite().all()
     assert torch.equal(labels, data.train.labels[:32])
     for samples in (data.train, data.validation, data.test):
-        if data.info.task == "labels":
+        if data.info.task == "parts":
+            assert set(samples.labels[:, 0].tolist()) == set(range(data.info.classes))
+            assert set(samples.labels[:, 1:].flatten().tolist()) == set(range(data.info.outputs))
+        elif data.info.task == "labels":
             assert ((samples.labels == 0) | (samples.labels == 1)).all()
             assert samples.labels.any(dim=0).all()
         else:
@@ -174,7 +178,8 @@ def test_generated_content_stays_as_the_digest_says() -> None:
         "tones": (384, 0.526, 5204.3),
         "shapes": (384, 0.0, 0.4138),
         "clips": (384, 48.94, 25.82),
-        "scenes": (384, -0.23, 4569.5),
+        "scenes": (384, 1.74, 4464.9),
+        "shape-parts": (256, 0.0, 0.3793),
     }
     for name, values in wanted.items():
         assert figures[name] == pytest.approx(values, rel=2e-3, abs=2e-2), figures
