@@ -34,7 +34,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from m2pt.data.config import DataConfig
+from m2pt.data.config import DataConfig, DataInfo
 from m2pt.data.load import load
 from m2pt.data.samples import Batch, Dataset
 from m2pt.training.batches import global_batches
@@ -87,8 +87,8 @@ class Memory:
 class Fixed:
     """Samples that cost nothing to read: the same batch again and again."""
 
-    def __init__(self, batch: Batch, count: int) -> None:
-        self._batch = batch
+    def __init__(self, batch: Batch, count: int, info: DataInfo) -> None:
+        self._batch, self.info = batch, info
         self.labels = torch.zeros(count, dtype=torch.int64)
 
     def __len__(self) -> int:
@@ -180,7 +180,9 @@ def _stepping(experiment: Experiment, data: Dataset, seconds: float) -> Callable
             experiment.training_config(),
             recipe=replace(experiment.training, epochs=1, warmup_epochs=0),
         )
-        fixed = replace(data, train=Fixed(batch, steps * size), validation=Fixed(batch, 1))
+        fixed = replace(
+            data, train=Fixed(batch, steps * size, data.info), validation=Fixed(batch, 1, data.info)
+        )
         (report,) = Training(config, fixed, {}).epochs()
         return steps * size / report.seconds["train"]
 

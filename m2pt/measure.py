@@ -235,6 +235,10 @@ class _First:
         self._count = min(count, len(samples))
 
     @property
+    def info(self) -> DataInfo:
+        return self._samples.info
+
+    @property
     def labels(self) -> Tensor:
         return self._samples.labels[: self._count]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from m2pt.data.config import DataConfig, Modality
+from m2pt.data.config import DataConfig, Modality, Task
 from m2pt.data.draws import Draws
 from m2pt.data.prepare import Normalisation
 
@@ -27,6 +27,7 @@ class Augmentation:
     config: DataConfig
     modality: Modality
     normalisation: Normalisation
+    task: Task = "classes"
 
     def __call__(self, batch: Tensor, draws: Draws) -> Tensor:
         """A changed copy of the normalised `batch` (B, *shape), float32.
@@ -41,7 +42,8 @@ class Augmentation:
             return _light(batch, self.modality, draws.uniform(8))
         strength = self.config.augment_strength
         if self.modality == "point":
-            return _points(batch, draws, strength, turn=self.config.turn)
+            thin = self.task != "parts"
+            return _points(batch, draws, strength, turn=self.config.turn, thin=thin)
         if self.modality == "audio":
             return _spectrograms(batch, draws, strength)
         # timm's transforms come with torchvision, which takes a second to import
@@ -69,10 +71,11 @@ def _light(batch: Tensor, modality: Modality, draws: Tensor) -> Tensor:
     return shifted * _each(contrast, batch) + _each(brightness, batch)
 
 
-def _points(batch: Tensor, draws: Draws, strength: float, *, turn: bool) -> Tensor:
+def _points(batch: Tensor, draws: Draws, strength: float, *, turn: bool, thin: bool) -> Tensor:
     """Stretched and moved as in Point-BERT; dropped and jittered points as in PointNet++.
 
-    A dropped point falls onto the first one. `turn`: first turned about z, by any angle.
+    A dropped point falls onto the first one; without `thin` none is, so that each keeps what is
+    told of it. `turn`: first turned about z, by any angle.
     """
     numbers = draws.uniform(_NUMBERS, stream=_ORDER)
     if turn:
@@ -81,6 +84,8 @@ def _points(batch: Tensor, draws: Draws, strength: float, *, turn: bool) -> Tens
     moved = batch * stretch[:, None] + 0.4 * strength * (numbers[:, 3:6] - 0.5)[:, None]
     cells = draws.uniform(4 * batch.shape[1], stream=_CELLS).view(len(batch), -1, 4)
     moved = moved + 0.03 * strength * (cells[..., :3] - 0.5)
+    if not thin:
+        return moved
     dropped = cells[..., 3] < 0.5 * min(1.0, strength) * numbers[:, 7:8]
     return torch.where(dropped[..., None], moved[:, :1], moved)
 

@@ -1,9 +1,10 @@
-"""The small columns of a table, checked batch by batch: id, split, label, label_name and group.
+"""The small columns of a table, checked batch by batch: id, split, group, and those of its labels.
 
-They are kept as numbers (17 bytes a row), so that a table of millions of rows costs little.
+They are kept as numbers (17 bytes a row; with sets of classes 9, and a bit for each class; with
+parts 11, and two for each point), so that a table of millions of rows costs little.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,19 +13,25 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from m2pt.data.config import Task, part_bounds
+from m2pt.data.labels import packed
 from m2pt.data.schema import DataError, Schema
 
 _SPLITS = ("train", "test")
+Kinds = dict[str, tuple[Callable[[pa.DataType], bool], str]]
+Fail = Callable[[str, npt.NDArray[np.bool_], str], None]
+"""Told a column, which rows are wrong (N,), and the rule: refuses the first of them."""
 
 
 @dataclass(frozen=True, eq=False)
 class SmallColumns:
-    """Of N rows: labels, whether a row is of the test split, hashes of the ids, each (N,).
+    """Of N rows: labels (N, ...) as `Labels` stores them; (N,) whether a row is of the test split,
+    and hashes of the ids.
 
     `group` is the names of the groups here and the number of each row's name (N,), or None.
     """
 
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
     test: npt.NDArray[np.bool_]
     id_hashes: npt.NDArray[np.int64]
     group: tuple[tuple[str, ...], npt.NDArray[np.int64]] | None
@@ -38,28 +45,27 @@ def check(path: str, batch: pa.RecordBatch, schema: Schema, first: int) -> Small
     """
     _check_filled(path, batch, first)
     ids = batch.column("id").to_pylist()
-    split, label = batch.column("split"), batch.column("label")
+    split = batch.column("split")
 
     def fail(column: str, wrong: npt.NDArray[np.bool_], rule: str) -> None:
         if not wrong.any():
             return
         row = int(wrong.argmax())
         found = batch.column(column)[row].as_py()
-        told = rule.format(label=label[row].as_py(), name=_name(schema, label[row].as_py()))
         raise DataError(
-            f"{path}: column {column!r}, row {first + row} (id {ids[row]!r}): {told} {found!r}"
+            f"{path}: column {column!r}, row {first + row} (id {ids[row]!r}): {rule} "
+            f"{_short(found)}"
         )
 
     known = pc.is_in(split, value_set=pa.array(_SPLITS, split.type))
     fail("split", ~_numpy(known), "train or test, but it is")
-    labels, classes = _numpy(label), len(schema.classes)
-    rule = f"0 to {classes - 1}, since `dataset` lists {classes} classes, but it is"
-    fail("label", (labels < 0) | (labels >= classes), rule)
-    named = pa.array(schema.classes, pa.string()).take(label)
-    other = _numpy(pc.not_equal(named, batch.column("label_name").cast(pa.string())))
-    fail("label_name", other, "label {label} is {name!r} in `dataset`, but here it is")
+    read: dict[Task, Callable[[pa.RecordBatch, Schema, Fail], npt.NDArray[Any]]] = {
+        "classes": _classes,
+        "labels": _sets,
+        "parts": _parts,
+    }
     return SmallColumns(
-        labels=labels.astype(np.int64),
+        labels=read[schema.task](batch, schema, fail),
         test=_numpy(pc.equal(split, "test")),
         id_hashes=np.fromiter(map(hash, ids), np.int64, len(ids)),
         group=_group(batch),
@@ -95,6 +101,80 @@ def group_numbers(files: Sequence[tuple[str, SmallColumns]]) -> npt.NDArray[np.i
     return None if together is None else together[1]
 
 
+def _classes(batch: pa.RecordBatch, schema: Schema, fail: Fail) -> npt.NDArray[np.int64]:
+    label, classes = batch.column("label"), len(schema.classes)
+    labels = _numpy(label)
+    rule = f"0 to {classes - 1}, since `dataset` lists {classes} classes, but it is"
+    fail("label", (labels < 0) | (labels >= classes), rule)
+    named = pa.array(schema.classes, pa.string()).take(label)
+    other = _numpy(pc.not_equal(named, batch.column("label_name").cast(pa.string())))
+    if other.any():
+        wrong = int(labels[other.argmax()])
+        rule = f"label {wrong} is {schema.classes[wrong]!r} in `dataset`, but here it is"
+        fail("label_name", other, rule)
+    return labels.astype(np.int64)
+
+
+def _sets(batch: pa.RecordBatch, schema: Schema, fail: Fail) -> npt.NDArray[np.uint8]:
+    """A set may be empty: a sample of none of the classes."""
+    classes = len(schema.classes)
+    rows, values = _flat(batch, "labels", fail)
+    rule = f"classes from 0 to {classes - 1}, since `dataset` lists {classes}, but it is"
+    fail("labels", _rows_with(rows, (values < 0) | (values >= classes), batch), rule)
+    sets = np.zeros((batch.num_rows, classes), dtype=np.bool_)
+    sets[rows, values] = True
+    again = sets.sum(axis=1) != np.bincount(rows, minlength=batch.num_rows)
+    fail("labels", again, "each class once, but it is")
+    return packed(sets)
+
+
+def _parts(batch: pa.RecordBatch, schema: Schema, fail: Fail) -> npt.NDArray[np.int16]:
+    categories, points = _classes(batch, schema, fail), schema.shape[0]
+    rows, values = _flat(batch, "parts", fail)
+    counts = np.bincount(rows, minlength=batch.num_rows)
+    short = counts != points
+    found = counts[short.argmax()]
+    fail("parts", short, f"a part for each of the {points} points, but there are {found}:")
+    bounds = np.array(part_bounds(schema.parts))
+    first, end = bounds[categories][rows], bounds[categories + 1][rows]
+    wrong = (values < first) | (values >= end)
+    if wrong.any():
+        at = int(wrong.argmax())
+        rule = (
+            f"parts of {schema.classes[categories[rows[at]]]!r} are {first[at]} to {end[at] - 1} "
+            f"in `dataset`, but a point has {values[at]}:"
+        )
+        fail("parts", _rows_with(rows, wrong, batch), rule)
+    together = [categories[:, None], values.reshape(-1, points)]
+    return np.concatenate(together, axis=1).astype(np.int16)
+
+
+def _flat(
+    batch: pa.RecordBatch, name: str, fail: Fail
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """All values of a column of lists, each beside the number of its row."""
+    column = batch.column(name)
+    values = column.flatten()
+    lengths = _numpy(pc.list_value_length(column)).astype(np.int64)
+    rows = np.repeat(np.arange(batch.num_rows), lengths)
+    if values.null_count:
+        rule = "a list of numbers without gaps, but it is"
+        fail(name, _rows_with(rows, _numpy(values.is_null()), batch), rule)
+    return rows, _numpy(values).astype(np.int64)
+
+
+def _rows_with(
+    rows: npt.NDArray[np.int64], wrong: npt.NDArray[np.bool_], batch: pa.RecordBatch
+) -> npt.NDArray[np.bool_]:
+    """Which rows have a value that is wrong."""
+    return np.bincount(rows[wrong], minlength=batch.num_rows) > 0
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def is_text(kind: pa.DataType) -> bool:
     """Whether a column holds strings."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
@@ -106,6 +186,24 @@ def is_bytes(kind: pa.DataType) -> bool:
     return bool(
         types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
     )
+
+
+def _is_lists(kind: pa.DataType) -> bool:
+    types = pa.types
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return bool(lists and types.is_integer(kind.value_type))
+
+
+_CLASS: Kinds = {
+    "label": (pa.types.is_integer, "an integer"),
+    "label_name": (is_text, "a string"),
+}
+LABEL_COLUMNS: dict[Task, Kinds] = {
+    "classes": _CLASS,
+    "labels": {"labels": (_is_lists, "a list of integers, the row's classes")},
+    "parts": {**_CLASS, "parts": (_is_lists, "a list of integers, the part of each point")},
+}
+"""The columns that tell of a row by the data set's task; of which type, and in words."""
 
 
 def _check_filled(path: str, batch: pa.RecordBatch, first: int) -> None:
@@ -136,10 +234,6 @@ def _joined_groups(
     number = {name: place for place, name in enumerate(names)}
     numbers = [np.array([number[name] for name in known])[codes] for known, codes in parts]
     return names, np.concatenate(numbers)
-
-
-def _name(schema: Schema, label: int) -> str:
-    return schema.classes[label] if 0 <= label < len(schema.classes) else ""
 
 
 def _numpy(column: pa.Array) -> npt.NDArray[Any]:

@@ -1,10 +1,14 @@
 """What data a study trains on, as plain values (stdlib only)."""
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import ClassVar, Literal, get_args
 
 Modality = Literal["image", "audio", "video", "point"]
+Task = Literal["classes", "labels", "parts"]
+"""What is told of a sample: its class; a set of classes; or its class and a part for each point."""
 Augment = Literal["none", "light", "standard"]
 MODALITIES: tuple[Modality, ...] = ("image", "audio", "video", "point")
 
@@ -13,8 +17,24 @@ EMBEDDED: dict[str, Modality] = {
     "tones": "audio",
     "shapes": "point",
     "clips": "video",
+    "scenes": "audio",
+    "shape-parts": "point",
 }
 """The samples that need no file, each with its modality."""
+
+EMBEDDED_TASKS: dict[str, Task] = {"scenes": "labels", "shape-parts": "parts"}
+"""What is told of them, where that is not one class."""
+
+FIGURES: dict[Task, tuple[str, ...]] = {
+    "classes": ("accuracy",),
+    "labels": ("map",),
+    "parts": ("miou", "class_miou"),
+}
+"""What an evaluation tells beside the loss, all from 0 to 1; the first is what people compare.
+
+`map` is the mean over classes of average precision; `miou` and `class_miou` are the instance and
+class mean intersection over union of part segmentation (`m2pt.training.tasks`).
+"""
 
 _NO_TABLES = frozenset({"arrow", "csv", "h5", "json", "jsonl", "npy", "npz", "tar", "zip"})
 
@@ -23,12 +43,13 @@ _NO_TABLES = frozenset({"arrow", "csv", "h5", "json", "jsonl", "npy", "npz", "ta
 class DataConfig:
     """Where the samples come from and how they are split.
 
-    `source` is an embedded sample ("digits", "tones", "shapes", "clips"), or a table: a Parquet
-    file whose `split` column says `train` or `test`, or a folder of parts `part-*.parquet`, as
-    `orchestrator data import` writes them; a path, or an address `file:///...` or `s3://bucket/...`
-    (its server and credentials come from the standard AWS variables). The path of a folder has a
-    `/` in it. Where the table holds only training rows, `test_source` names a second one that holds
-    the test rows.
+    `source` is an embedded sample ("digits", "tones", "shapes", "clips"; "scenes", sounds with a
+    set of classes each; "shape-parts", point clouds with a part for each point), or a table: a
+    Parquet file whose `split` column says `train` or `test`, or a folder of parts `part-*.parquet`,
+    as `orchestrator data import` writes them; a path, or an address `file:///...` or
+    `s3://bucket/...` (its server and credentials come from the standard AWS variables). The path of
+    a folder has a `/` in it. Where the table holds only training rows, `test_source` names a second
+    one that holds the test rows.
 
     `validation` is the fraction of the training rows that is held out, stratified by label and
     drawn with `validation_seed`; where the file has a column `group`, whole groups are held out,
@@ -45,9 +66,9 @@ class DataConfig:
     people use for the modality, and `augment_strength` is how much of it: images are cropped and
     resized, put through timm's RandAugment and random erasing; clips are cropped, coloured and
     erased, alike in all frames; spectrograms are rolled, masked (SpecAugment) and get noise; point
-    clouds are stretched, moved, jittered and thinned out. What could change the meaning of a
-    sample is a choice of its own: `mirror` (images and clips, left to right, half of them) and
-    `turn` (points about z, by any angle), both with `standard`.
+    clouds are stretched, moved, jittered and thinned out (not where each point has a label). What
+    could change the meaning of a sample is a choice of its own: `mirror` (images and clips, left to
+    right, half of them) and `turn` (points about z, by any angle), both with `standard`.
 
     Raises:
         ValueError: a field breaks its rule; the message names the field, the rule and the value.
@@ -126,7 +147,8 @@ class DataInfo:
 
     `shape` is that of one prepared sample: image (C, H, W), audio (1, T, F) log-mel frames,
     video (C, T, H, W), point (N, 3). `digest` is a sha256 over the content of the data, before
-    any split or preparation.
+    any split or preparation. `task` is what is told of a sample; for parts, `classes` are
+    categories of objects, and `parts` the names of each category's parts.
     """
 
     modality: Modality
@@ -134,6 +156,18 @@ class DataInfo:
     classes: int
     class_names: tuple[str, ...]
     digest: str
+    task: Task = "classes"
+    parts: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def outputs(self) -> int:
+        """How many logits a model has for a sample, or for each of its points."""
+        return self.classes if self.task != "parts" else part_bounds(self.parts)[-1]
+
+
+def part_bounds(parts: Sequence[Sequence[str]]) -> tuple[int, ...]:
+    """The number of each category's first part, and of all parts: they are counted through."""
+    return (0, *accumulate(map(len, parts)))
 
 
 def _why_no_table(place: str) -> str | None:

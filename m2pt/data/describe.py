@@ -35,6 +35,8 @@ def describe(config: DataConfig) -> DataInfo:
         classes=len(schema.classes),
         class_names=schema.classes,
         digest=digest,
+        task=schema.task,
+        parts=schema.parts,
     )
 
 
@@ -56,9 +58,11 @@ def tables(config: DataConfig) -> tuple[Table, ...]:
                 f"{first.place.uri}: no row has split 'test', and there is no `test_source`; name "
                 "a second Parquet file with test rows as `test_source`"
             )
+        _check_sets(first, first)
         return (first,)
     second = read_table(config.test_source)
     _check_pair(first, second)
+    _check_sets(first, second)
     return (first, second)
 
 
@@ -70,13 +74,29 @@ def _check_pair(first: Table, second: Table) -> None:
         raise DataError(
             f"{theirs}: no row has split 'test'; name the file with the test rows as `test_source`"
         )
-    for key in ("modality", "dtype", "shape", "classes", "sample_rate"):
+    for key in ("modality", "dtype", "shape", "classes", "sample_rate", "task", "parts"):
         wanted, found = getattr(first.schema, key), getattr(second.schema, key)
         if wanted != found:
             raise DataError(
                 f"{theirs}: `dataset`, key {key!r}: as in {ours} ({wanted!r}), but it is {found!r}"
             )
     _check_apart(first, second)
+
+
+def _check_sets(train: Table, test: Table) -> None:
+    """Sets may be empty, but mean average precision needs a class to be found on each side."""
+    if train.schema.task != "labels":
+        return
+    if train.labels.chosen(train.rows("train")).counts().max() < 2:
+        raise DataError(
+            f"{train.place.uri}: column 'labels': no class has two training rows, one of them to "
+            "validate on; give more rows"
+        )
+    if not test.labels.chosen(test.rows("test")).counts().any():
+        raise DataError(
+            f"{test.place.uri}: column 'labels': every test row's set is empty, so nothing can be "
+            "tested; give test rows of some class"
+        )
 
 
 def _check_apart(first: Table, second: Table) -> None:

@@ -1,8 +1,9 @@
-"""Samples that need no file: scikit-learn's digits, and three small generated sets.
+"""Samples that need no file: scikit-learn's digits, and small generated sets.
 
 The generated classes differ in structure (how a pitch moves, what a surface is, where a blob goes)
 and not in what an average over the sample would tell: `rise` and `fall` have the same spectrum,
-`left` and `right` the same single frames.
+`left` and `right` the same single frames. A row of `scenes` has any number of its classes at once;
+a row of `shape-parts` tells the part of each of its points.
 """
 
 import hashlib
@@ -12,13 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from m2pt.data.labels import Labels, packed
+from m2pt.data.scenes import SOUNDS, scenes
 from m2pt.data.schema import Schema
+from m2pt.data.shape_parts import CATEGORIES, PARTS, POINTS, shape_parts
 from m2pt.data.split import hold_out
 
 Array = npt.NDArray[np.float64]
+Made = tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]
+"""Samples, and labels as `Labels` stores them."""
 
 # Raise a set's number when its generator or its preparation changes: it makes the digest.
-_VERSIONS = {"digits": 1, "tones": 2, "shapes": 1, "clips": 1}
+_VERSIONS = {"digits": 1, "tones": 2, "shapes": 1, "clips": 1, "scenes": 1, "shape-parts": 1}
 _SEED = 1
 _PER_CLASS = 64
 _TEST_FRACTION = 0.2
@@ -37,16 +43,25 @@ SCHEMAS: dict[str, Schema] = {
         (8, 16, 16),
         ("right", "left", "down", "up", "clockwise", "anticlockwise"),
     ),
+    "scenes": Schema(
+        "audio",
+        "int16",
+        (1360,),
+        SOUNDS,
+        4000,
+        task="labels",
+    ),
+    "shape-parts": Schema("point", "float16", (POINTS, 3), CATEGORIES, task="parts", parts=PARTS),
 }
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """`samples` (N, *schema.shape), `labels` (N,), and which rows are the test split (N,)."""
+    """N samples (N, *schema.shape), their labels, and which rows are the test split (N,)."""
 
     schema: Schema
     samples: npt.NDArray[np.generic]
-    labels: npt.NDArray[np.int64]
+    labels: Labels
     test: npt.NDArray[np.bool_]
 
 
@@ -57,19 +72,36 @@ def digest(name: str) -> str:
 
 def generate(name: str) -> Embedded:
     """The embedded sample `name`: the same on every call, its rows in no order of classes."""
-    samples, labels = _digits() if name == "digits" else _generated(name)
-    test = hold_out(labels, _TEST_FRACTION, seed=0)
-    return Embedded(SCHEMAS[name], samples, labels, test)
+    makers: dict[str, Callable[[], Made]] = {
+        "digits": _digits,
+        "scenes": _scenes,
+        "shape-parts": _shape_parts,
+    }
+    samples, stored = makers[name]() if name in makers else _generated(name)
+    schema = SCHEMAS[name]
+    labels = Labels(schema.task, len(schema.classes), stored)
+    return Embedded(schema, samples, labels, hold_out(labels.strata, _TEST_FRACTION, seed=0))
 
 
-def _digits() -> tuple[npt.NDArray[np.generic], npt.NDArray[np.int64]]:
+def _digits() -> Made:
     from sklearn.datasets import load_digits  # costs a second that nobody else should pay
 
     loaded = load_digits()
     return loaded.images.astype(np.uint8), loaded.target.astype(np.int64)
 
 
-def _generated(name: str) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.int64]]:
+def _scenes() -> Made:
+    samples, sets = scenes(6 * _PER_CLASS, np.random.default_rng([_SEED, *b"scenes"]))
+    return samples, packed(sets)
+
+
+def _shape_parts() -> Made:
+    rng = np.random.default_rng([_SEED, *b"shape-parts"])
+    kinds = np.repeat(np.arange(len(CATEGORIES), dtype=np.int64), _PER_CLASS)
+    return shape_parts(rng.permutation(kinds), rng)
+
+
+def _generated(name: str) -> Made:
     makers: dict[str, Callable[[str, np.random.Generator], npt.NDArray[np.generic]]] = {
         "tones": _tone,
         "shapes": _shape,

@@ -9,11 +9,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from m2pt.data import embedded
+from m2pt.data import embedded, labels
 from m2pt.data.augment import Augmentation
 from m2pt.data.config import EMBEDDED, DataConfig
 from m2pt.data.decode import collect, fetch, read_samples
 from m2pt.data.describe import describe, tables
+from m2pt.data.labels import Labels
 from m2pt.data.parquet import Rows, Table
 from m2pt.data.prepare import Normalisation, Prepared, prepare, prepared_bytes, statistics
 from m2pt.data.samples import Dataset, Samples, TensorSamples
@@ -38,10 +39,10 @@ MakeSamples = Callable[..., Samples]
 
 @dataclass(frozen=True)
 class _Content:
-    """All rows of a data set: prepared samples, labels (N,), test rows (N,)."""
+    """All N rows of a data set: prepared samples, labels, test rows (N,)."""
 
     prepared: Prepared
-    labels: Tensor
+    labels: Labels
     test: Tensor
 
 
@@ -71,7 +72,8 @@ def _dataset(config: DataConfig, *found: Table) -> Dataset:
     content = _parquet_content(*found) if found else _embedded_content(config.source)
     groups = found[0].groups if found else None
     train = torch.nonzero(~content.test).flatten()
-    kept, held = _kept_and_held(config, content.labels[train].numpy(), _at(groups, train.numpy()))
+    strata = content.labels.chosen(train.numpy()).strata
+    kept, held = _kept_and_held(config, strata, _at(groups, train.numpy()))
     rows = {"train": train[kept][: config.limit], "validation": train[held]}
     rows["test"] = torch.nonzero(content.test).flatten()
     parts = _in_parts(content.prepared, train[kept])
@@ -83,7 +85,7 @@ def _streamed(config: DataConfig, found: tuple[Table, ...], window: int) -> Data
     _check_row_groups(found)
     first, last = found[0], found[-1]
     train = first.rows("train")
-    kept, held = _kept_and_held(config, first.labels[train], _at(first.groups, train))
+    kept, held = _kept_and_held(config, first.labels.chosen(train).strata, _at(first.groups, train))
     places = {
         "train": (first, train[kept][: config.limit]),
         "validation": (first, train[held]),
@@ -98,12 +100,13 @@ def _streamed(config: DataConfig, found: tuple[Table, ...], window: int) -> Data
 
 def _assembled(config: DataConfig, parts: Iterator[Prepared], make: MakeSamples) -> Dataset:
     info = describe(config)
+    make = partial(make, info=info)
     normalisation = Normalisation((0.0,), (1.0,))
     if info.modality != "point":
         normalisation = statistics(parts)
     augmentation = None
     if config.augment != "none":
-        augmentation = Augmentation(config, info.modality, normalisation)
+        augmentation = Augmentation(config, info.modality, normalisation, info.task)
     return Dataset(
         info=info,
         train=make("train", normalisation=normalisation, augmentation=augmentation),
@@ -180,7 +183,7 @@ def _embedded_content(name: str) -> _Content:
     made = embedded.generate(name)
     return _Content(
         prepare(made.samples, made.schema),
-        torch.from_numpy(made.labels),
+        made.labels,
         torch.from_numpy(made.test),
     )
 
@@ -192,6 +195,6 @@ def _parquet_content(*found: Table) -> _Content:
     chosen = list(zip(found, rows, strict=True))
     return _Content(
         prepare(samples[0] if len(samples) == 1 else np.concatenate(samples), found[0].schema),
-        torch.from_numpy(np.concatenate([table.labels[rows] for table, rows in chosen])),
+        labels.joined([table.labels.chosen(rows) for table, rows in chosen]),
         torch.from_numpy(np.concatenate([table.test[rows] for table, rows in chosen])),
     )

@@ -1,10 +1,10 @@
 """Reading data sets from Parquet files: first all small columns, then samples by row group.
 
 A table is one file, or the parts of a folder one after the other. It has the columns `id`
-(string), `split` (`train` or `test`), `label` (integer), `label_name` (string) and `data` (one
-sample), perhaps `group` (string: rows of one group are never parted between training and
-validation), and a JSON object under the schema metadata key `dataset`. Messages name a row by its
-number in its file, from 0.
+(string), `split` (`train` or `test`), those that tell of a row (`columns.LABEL_COLUMNS`: `label`
+and `label_name`, unless `dataset` says another task) and `data` (one sample), perhaps `group`
+(string: rows of one group are never parted between training and validation), and a JSON object
+under the schema metadata key `dataset`. Messages name a row by its number in its file, from 0.
 """
 
 import hashlib
@@ -22,15 +22,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from m2pt.data import columns, manifest
+from m2pt.data import columns, labels, manifest
+from m2pt.data.config import Task
 from m2pt.data.files import DataFile, Place, asked, find, open_file, sha256_of
-from m2pt.data.schema import DataAway, DataError, Schema, parse
+from m2pt.data.labels import Labels
+from m2pt.data.schema import DataAway, DataError, Schema, parse, task_of
 
 Rows = npt.NDArray[np.int64]
 T = TypeVar("T")
 
-_SMALL = ("id", "split", "label", "label_name")
 _ROWS_AT_ONCE = 65536
+_PARTS_AT_ONCE = 2**22
 _FILES_AT_ONCE = 8
 LARGEST_GROUP_BYTES = 2**31 - 1
 """Of a row group in memory: what pyarrow holds in one array of bytes."""
@@ -49,7 +51,7 @@ class Part:
 class Table:
     """All of a table of N rows in G row groups but its samples.
 
-    `labels` (N,); `test` (N,), whether a row is of the test split; `groups` (N,), what a row
+    `labels`, N of them; `test` (N,), whether a row is of the test split; `groups` (N,), what a row
     belongs to (a student, a recording), as numbers in the order of the names, or None without that
     column; `starts` (G + 1,), the first row of each row group, and the end; `id_hashes` (N,), as
     this process hashes text. `digest` is a sha256 over the content.
@@ -58,7 +60,7 @@ class Table:
     place: Place
     schema: Schema
     parts: tuple[Part, ...]
-    labels: npt.NDArray[np.int64]
+    labels: Labels
     test: npt.NDArray[np.bool_]
     groups: npt.NDArray[np.int64] | None
     starts: Rows
@@ -135,7 +137,9 @@ def _read_table(place: Place) -> Table:
             Part(file, int(first), metadata)
             for file, first, metadata in zip(place.files, counts, opened, strict=False)
         ),
-        labels=np.concatenate([part.labels for part in found]),
+        labels=labels.joined(
+            [Labels(schema.task, len(schema.classes), part.labels) for part in found]
+        ),
         test=np.concatenate([part.test for part in found]),
         groups=columns.group_numbers(
             [(file.uri, part) for file, part in zip(place.files, found, strict=True)]
@@ -189,11 +193,10 @@ def _one_schema(place: Place, opened: list[pq.FileMetaData]) -> Schema:
 
 
 def _schema(path: str, arrow: pa.Schema) -> Schema:
-    kinds: dict[str, tuple[Callable[[pa.DataType], bool], str]] = {
+    kinds: columns.Kinds = {
         "id": (columns.is_text, "a string"),
         "split": (columns.is_text, "a string, train or test"),
-        "label": (pa.types.is_integer, "an integer"),
-        "label_name": (columns.is_text, "a string"),
+        **columns.LABEL_COLUMNS[_task(path, arrow)],
         "data": (columns.is_bytes, "binary: the little-endian bytes of one sample"),
     }
     for name, (fits, rule) in kinds.items():
@@ -206,6 +209,15 @@ def _schema(path: str, arrow: pa.Schema) -> Schema:
         found = arrow.field("group").type
         raise DataError(f"{path}: column 'group' is {found}; write it as a string")
     return parse(_declared(path, arrow), path)
+
+
+def _task(path: str, arrow: pa.Schema) -> Task:
+    """It decides which columns there must be; what else is wrong with `dataset` is told later."""
+    try:
+        told = json.loads((arrow.metadata or {})[b"dataset"])["task"]
+    except (ValueError, LookupError, TypeError):
+        return "classes"
+    return task_of({"task": told}, path)
 
 
 def _declared(path: str, arrow: pa.Schema) -> dict[str, Any]:
@@ -227,15 +239,40 @@ def _declared(path: str, arrow: pa.Schema) -> dict[str, Any]:
 def _read_rows(file: DataFile, metadata: pq.FileMetaData, schema: Schema) -> columns.SmallColumns:
     """The small columns of one file, checked."""
     grouped = "group" in metadata.schema.to_arrow_schema().names
-    names = [*_SMALL, *["group"] * grouped]
+    names = ["id", "split", *columns.LABEL_COLUMNS[schema.task], *["group"] * grouped]
+    _check_lists(file.uri, metadata, schema)
+    at_once = _ROWS_AT_ONCE
+    if schema.task == "parts":
+        at_once = max(1, _PARTS_AT_ONCE // schema.shape[0])
 
     def read() -> list[columns.SmallColumns]:
         with open_file(file) as source:
             stored = pq.ParquetFile(source, metadata=metadata, pre_buffer=True)
-            batches = stored.iter_batches(_ROWS_AT_ONCE, columns=names, use_threads=False)
+            batches = stored.iter_batches(at_once, columns=names, use_threads=False)
             return list(_checked(file.uri, batches, schema))
 
     return columns.joined(file.uri, _undamaged(file.uri, read))
+
+
+def _check_lists(uri: str, metadata: pq.FileMetaData, schema: Schema) -> None:
+    """Lists are not read where they are longer than any may be: a few bytes can stand for many."""
+    if schema.task == "classes":
+        return
+    name, most = "labels", len(schema.classes)
+    if schema.task == "parts":
+        name, most = "parts", schema.shape[0]
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        stored = next(
+            column
+            for column in map(group.column, range(group.num_columns))
+            if column.path_in_schema.partition(".")[0] == name
+        )
+        if stored.num_values > most * group.num_rows:
+            raise DataError(
+                f"{uri}: column {name!r}: row group {number} has {stored.num_values:,} values in "
+                f"{group.num_rows:,} rows, but a row has at most {most}; write it anew"
+            )
 
 
 def _checked(

@@ -4,25 +4,35 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from m2pt.data.augment import Augmentation
 from m2pt.data.config import DataInfo
 from m2pt.data.draws import Draws
+from m2pt.data.labels import Labels
 from m2pt.data.order import permutation
 from m2pt.data.prepare import Normalisation, Prepared, Scaling
 
 Batch = tuple[Tensor, Tensor]
-"""Samples (B, *shape) float32 and labels (B,) int64, both fresh tensors on the CPU."""
+"""Samples (B, *shape) float32 and what is told of them, both fresh tensors on the CPU.
+
+That is, by `DataInfo.task`: the classes (B,) int64; sets of classes (B, classes) uint8, 1 where a
+sample is of a class; or (B, 1 + points) int64, a cloud's category and then the part of each point.
+"""
 
 
 class Readable(Protocol):
     """Labelled samples that are read in pieces."""
 
     @property
+    def info(self) -> DataInfo:
+        """Of the data set that they are from; says what the labels are."""
+
+    @property
     def labels(self) -> Tensor:
-        """(N,) int64."""
+        """Of all samples, (N, ...), as in a `Batch`."""
 
     def __len__(self) -> int: ...
 
@@ -71,8 +81,9 @@ class TensorSamples:
     def __init__(
         self,
         prepared: Prepared,
-        labels: Tensor,
+        labels: Labels,
         *,
+        info: DataInfo,
         rows: Tensor,
         normalisation: Normalisation,
         augmentation: Augmentation | None = None,
@@ -81,11 +92,17 @@ class TensorSamples:
 
         `augmentation` is what the training view changes, or None for nothing.
         """
-        self.labels = labels[rows]
+        self.info = info
+        self._labels = labels.chosen(rows.numpy())
         self._data = prepared.data
         self._rows = rows
         self._augmentation = augmentation
         self._scaled = Scaling(normalisation, prepared.full_scale, prepared.data.ndim)
+
+    @property
+    def labels(self) -> Tensor:
+        """See `Readable.labels`."""
+        return torch.from_numpy(self._labels.at(np.arange(len(self))))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -115,4 +132,4 @@ class TensorSamples:
         batch = self._scaled(self._data[self._rows[chosen]])
         if epoch is not None and self._augmentation is not None:
             batch = self._augmentation(batch, Draws(seed, epoch, chosen))
-        return batch, self.labels[chosen]
+        return batch, torch.from_numpy(self._labels.at(chosen.numpy()))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
-from m2pt.data.config import MODALITIES, Modality
+from m2pt.data.config import MODALITIES, Modality, Task
 
 DType = Literal["uint8", "int16", "float16", "float32"]
 Encoding = Literal["raw", "jpeg", "png"]
@@ -25,6 +25,7 @@ _AXES: dict[Modality, tuple[str, ...]] = {
 _BYTES: dict[DType, int] = {"uint8": 1, "int16": 2, "float16": 2, "float32": 4}
 LARGEST_SAMPLE_BYTES = 2**30
 HIGHEST_RATE = 1_000_000
+MOST_PARTS = 2**15 - 1
 _EXAMPLE = (
     '{"modality": "image", "dtype": "uint8", "shape": [64, 64, 3], "layout": "HWC RGB", '
     '"classes": ["cat", "dog"]}'
@@ -86,7 +87,8 @@ class FrontEnd:
 class Schema:
     """One data set as stored: `shape` and `dtype` are those of one row of the column `data`.
 
-    With `encoding` jpeg or png a row of it is an encoded picture that decodes to them.
+    With `encoding` jpeg or png a row of it is an encoded picture that decodes to them. `task` says
+    which columns tell of a sample (`columns.LABEL_COLUMNS`).
     """
 
     modality: Modality
@@ -95,6 +97,9 @@ class Schema:
     classes: tuple[str, ...]
     sample_rate: int = 0
     encoding: Encoding = "raw"
+    task: Task = "classes"
+    parts: tuple[tuple[str, ...], ...] = ()
+    """With task parts: the names of each class's own, numbered through in the order of classes."""
 
     @property
     def sample_bytes(self) -> int:
@@ -136,6 +141,8 @@ def parse(declared: Mapping[str, Any], file: str) -> Schema:
         classes=_classes(declared, file),
         sample_rate=_sample_rate(modality, declared, file),
         encoding=_encoding(modality, declared, file),
+        task=task_of(declared, file),
+        parts=_parts(modality, declared, file),
     )
     if found.sample_bytes > LARGEST_SAMPLE_BYTES:
         rule = f"of one sample, of at most {LARGEST_SAMPLE_BYTES:,} bytes"
@@ -168,8 +175,10 @@ def _shape(modality: Modality, declared: Mapping[str, Any], file: str) -> tuple[
 
 def _classes(declared: Mapping[str, Any], file: str) -> tuple[str, ...]:
     classes = declared["classes"]
-    if not isinstance(classes, list) or len(classes) < 2 or len(set(classes)) != len(classes):
-        raise _bad(file, "classes", "a list of two or more distinct names", declared)
+    # A part segmentation of one category is one: PartNet's are trained one by one.
+    least, words = (1, "one") if declared.get("task") == "parts" else (2, "two")
+    if not isinstance(classes, list) or len(classes) < least or len(set(classes)) != len(classes):
+        raise _bad(file, "classes", f"a list of {words} or more distinct names", declared)
     return tuple(str(name) for name in classes)
 
 
@@ -195,6 +204,38 @@ def _encoding(modality: Modality, declared: Mapping[str, Any], file: str) -> Enc
             file, "encoding", "raw, but for images of uint8 and [height, width, 3]", declared
         )
     return encoding
+
+
+def task_of(declared: Mapping[str, Any], file: str) -> Task:
+    """What is told of a sample. Raises DataError where that is none of the tasks."""
+    tasks: tuple[Task, ...] = get_args(Task)
+    for task in tasks:
+        if declared.get("task", "classes") == task:
+            return task
+    raise _bad(file, "task", f"one of {', '.join(tasks)}", declared)
+
+
+def _parts(
+    modality: Modality, declared: Mapping[str, Any], file: str
+) -> tuple[tuple[str, ...], ...]:
+    if task_of(declared, file) != "parts":
+        return ()
+    if modality != "point":
+        raise _bad(file, "task", f"classes or labels for {modality}: only points have", declared)
+    named, names = declared.get("parts"), [str(name) for name in declared["classes"]]
+    rule = (
+        'with the task "parts": an object that names the parts of each class, as in '
+        '{"table": ["top", "legs"], "mug": ["body", "handle"]}'
+    )
+    if not isinstance(named, dict) or named.keys() != set(names):
+        raise _bad(file, "parts", rule, declared)
+    for own in named.values():
+        if not isinstance(own, list) or not own or len(set(map(str, own))) != len(own):
+            raise _bad(file, "parts", f"{rule}, one or more distinct names each", declared)
+    parts = tuple(tuple(map(str, named[name])) for name in names)
+    if not 2 <= sum(map(len, parts)) <= MOST_PARTS:
+        raise _bad(file, "parts", f"2 to {MOST_PARTS:,} of them together", declared)
+    return parts
 
 
 def _bad(file: str, key: str, rule: str, declared: Mapping[str, Any]) -> DataError:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from m2pt.data.augment import Augmentation
+from m2pt.data.config import DataInfo
 from m2pt.data.decode import Fetched, collect, fetch
 from m2pt.data.draws import Draws
 from m2pt.data.order import windowed
@@ -38,15 +39,22 @@ class StreamedSamples:
         table: Table,
         rows: Rows,
         *,
+        info: DataInfo,
         window: int,
         normalisation: Normalisation,
         augmentation: Augmentation | None = None,
     ) -> None:
         """`rows` (N,), ascending, are this split; at least `window` samples are mixed at a time."""
-        self.labels = torch.from_numpy(table.labels[rows])
+        self.info = info
+        self._labels = table.labels.chosen(rows)
         self._table, self._rows, self._window = table, rows, window
         self._counts = np.diff(np.searchsorted(rows, table.starts))
         self._normalisation, self._augmentation = normalisation, augmentation
+
+    @property
+    def labels(self) -> Tensor:
+        """See `Readable.labels`."""
+        return torch.from_numpy(self._labels.at(np.arange(len(self))))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -98,7 +106,7 @@ class StreamedSamples:
                 reader.release(number)
                 if change is not None and in_workers is None:
                     batch = change(batch, piece)
-                yield batch, self.labels[piece]
+                yield batch, torch.from_numpy(self._labels.at(piece.numpy()))
 
     def _ahead(self, pieces: Sequence[Rows]) -> int:
         """How many of this worker's samples the windows hold that are kept in memory."""

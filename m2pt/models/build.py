@@ -10,6 +10,7 @@ from torch import nn
 
 from m2pt.data.config import DataInfo
 from m2pt.models.config import ModelConfig
+from m2pt.models.parts import PartTransformer
 from m2pt.models.point import PointEmbed
 from m2pt.models.tokens import token_grid
 from m2pt.models.video import TubeletEmbed
@@ -18,23 +19,28 @@ _POSITION_STD = 0.2  # timm's 0.02 drowns beside the patches; digits at width 64
 
 
 def build_model(config: ModelConfig, info: DataInfo, *, seed: int) -> nn.Module:
-    """A timm `VisionTransformer` for samples as `info` says: (B, *shape) -> logits (B, classes).
+    """A timm `VisionTransformer` for samples as `info` says: (B, *shape) -> logits (B, outputs).
 
     Blocks are timm's for every modality, tokens are averaged, and there is no class token. Image
     and audio (frames x mel bands, one channel) have timm's own `PatchEmbed`, video has tubelets,
     both with a learned position per token; points have groups whose position is an MLP of their
-    centre. Linears start as in MoCo v3 and MAE (Xavier). Equal arguments give identical weights
-    (float32, on the CPU), and no random number of the caller's is used up.
+    centre. Where points have parts, the head is one of its own, and the model takes the clouds'
+    categories as well (`parts.PartTransformer`). Linears start as in MoCo v3 and MAE (Xavier).
+    Equal arguments give identical weights (float32, on the CPU), and no random number of the
+    caller's is used up.
 
     Raises:
         ValueError: the tokenizer does not fit the samples.
     """
     token_grid(config.tokenizer, info)
+    pooled: dict[str, Any] = {"num_classes": info.outputs, "global_pool": "avg"}
+    made, head = (VisionTransformer, pooled)
+    if info.task == "parts":
+        head = {"categories": info.classes, "parts": info.outputs, "norm": config.tokenizer.norm}
+        made = PartTransformer
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's alone: torch.manual_seed sets all
-        model: nn.Module = VisionTransformer(
-            num_classes=info.classes,
-            global_pool="avg",
+        model: nn.Module = made(
             class_token=False,
             embed_dim=config.width,
             depth=config.depth,
@@ -44,6 +50,7 @@ def build_model(config: ModelConfig, info: DataInfo, *, seed: int) -> nn.Module:
             drop_path_rate=config.drop_path,
             weight_init="moco",
             **_embedding(config, info),
+            **head,
         )
         _start_tokens(model)
     return model

@@ -89,11 +89,15 @@ class PointEmbed(nn.Module):
         tokens_BGD: Tensor = self.project(self.norm(mixed_BGKE.amax(dim=2)))
         return tokens_BGD
 
-    def forward(self, points_BN3: Tensor) -> Tensor:
-        """Tokens (B, G, D)."""
+    def tokens_and_centres(self, points_BN3: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, G, D), and where their groups are (B, G, 3)."""
         relative_BGK3, centres_BG3 = self.group(points_BN3)
         position: Tensor = self.position(centres_BG3)
-        return self.encode(relative_BGK3) + position
+        return self.encode(relative_BGK3) + position, centres_BG3
+
+    def forward(self, points_BN3: Tensor) -> Tensor:
+        """Tokens (B, G, D)."""
+        return self.tokens_and_centres(points_BN3)[0]
 
 
 def farthest_points(points_BN3: Tensor, count: int) -> Tensor:

@@ -6,13 +6,13 @@ from math import ceil
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from m2pt.data.samples import Readable
 from m2pt.training.batches import global_batches, share
 from m2pt.training.numerics import arithmetic, contained, dtype_of
 from m2pt.training.progress import beat
 from m2pt.training.recipe import Numerics
+from m2pt.training.tasks import LEARNING
 from m2pt.training.world import World, sum_over
 
 
@@ -24,31 +24,34 @@ def evaluate(
     *,
     world: World = World(),  # noqa: B008  # a frozen value
 ) -> dict[str, float]:
-    """`loss` (mean cross-entropy) and `accuracy` (0 to 1) over all samples.
+    """`loss` (the mean of a sample's) and the task's figures (0 to 1) over all samples.
 
     Every rank calls this, computes its share in batches of `batch_size` and gets the same answer.
     """
+    info, learning = samples.info, LEARNING[samples.info.task]
     everything = torch.arange(len(samples))
     own = share(everything, world.rank, world.size)
     idle = _idle(everything, batch_size, world)
-    # loss summed over samples, correct predictions, samples; float64 adds up without a trace
-    sums = torch.zeros(3, dtype=torch.float64, device=world.device)
+    # float64 adds up without a trace, and what only one rank knows is 0 on the others
+    loss = torch.zeros(1, dtype=torch.float64, device=world.device)
+    notes = loss.new_zeros(len(samples), learning.notes(info))
+    noted = int(own[0]) if len(own) else 0
     with contained(numerics, world.device):
         outputs = _outputs(model, samples, own, batch_size, numerics=numerics, world=world)
         for output, labels in outputs:
-            sums[0] += cross_entropy(output, labels, reduction="sum")
-            sums[1] += (output.argmax(dim=1) == labels).sum()
-            sums[2] += len(labels)
+            loss += learning.loss(output, labels, 0.0)
+            notes[noted : noted + len(labels)] = learning.note(output, labels, info)
+            noted += len(labels)
         if len(idle):
             list(_outputs(model, samples, idle, 1, numerics=numerics, world=world))
-    loss, correct, seen = sum_over(world, sums).tolist()
-    return {"loss": loss / seen, "accuracy": correct / seen}
+        mean = float(sum_over(world, loss)) / len(samples)
+        return {"loss": mean, **learning.figures(sum_over(world, notes), info)}
 
 
 def logits(
     model: nn.Module, samples: Readable, batch_size: int, numerics: Numerics, *, device: str = "cpu"
 ) -> Tensor:
-    """Outputs (N, classes) for all samples in order, on the CPU, in float32 (fp64: float64)."""
+    """Outputs (N, ...) for all samples in order, on the CPU, in float32 (fp64: float64)."""
     everything = torch.arange(len(samples))
     with contained(numerics, device):
         world = World(device=device)
@@ -75,8 +78,8 @@ def _outputs(
     numerics: Numerics,
     world: World,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(logits (B, classes), labels (B,)) batch by batch."""
-    dtype = dtype_of(numerics)
+    """(logits (B, ...), labels (B, ...)) batch by batch."""
+    dtype, given = dtype_of(numerics), LEARNING[samples.info.task].given
     training = model.training
     model.eval()
     try:
@@ -85,8 +88,9 @@ def _outputs(
             for inputs, labels in read:
                 beat()
                 inputs = inputs.to(world.device, dtype, non_blocking=True)
+                labels = labels.to(world.device, non_blocking=True)
                 with torch.no_grad(), arithmetic(numerics, world.device):
-                    output = model(inputs)
-                yield output.to(dtype), labels.to(world.device, non_blocking=True)
+                    output = model(inputs, *given(labels))
+                yield output.to(dtype), labels
     finally:
         model.train(training)

@@ -12,7 +12,6 @@ from time import perf_counter
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from m2pt.data.samples import Batch, Dataset
@@ -46,6 +45,7 @@ from m2pt.training.report import EpochReport as EpochReport
 from m2pt.training.sharding import Shards, clip_gradients
 from m2pt.training.state import State
 from m2pt.training.target import BlockWeights, load_target
+from m2pt.training.tasks import LEARNING
 from m2pt.training.world import World, check_ready
 
 
@@ -274,15 +274,14 @@ class Training:
         inputs, labels = batch
         inputs = inputs.to(device, dtype_of(numerics), non_blocking=True)
         targets = labels.to(device, non_blocking=True)
-        smoothing = self._recipe.label_smoothing
+        learning, smoothing = LEARNING[self._dataset.info.task], self._recipe.label_smoothing
+        given = learning.given(targets)
         if self._mix is not None:
             inputs, targets = self._mix(inputs, targets)
             targets, smoothing = targets.to(inputs.dtype), 0.0
         with arithmetic(numerics, device):
-            output = module(inputs)
-        return cross_entropy(
-            output.to(inputs.dtype), targets, reduction="sum", label_smoothing=smoothing
-        )
+            output = module(inputs, *given)
+        return learning.loss(output.to(inputs.dtype), targets, smoothing)
 
     def _set_progress(self, step: int) -> float:
         """Tell the pathway how far training is; returns t in [0, 1]."""

@@ -13,9 +13,10 @@ Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def build_mix(recipe: Recipe, info: DataInfo) -> Mix | None:
-    """What turns (samples (B, ...), labels (B,)) into (mixed samples, targets (B, classes)).
+    """What turns (samples (B, ...), labels (B, ...)) into (mixed samples, targets (B, classes)).
 
-    None where the recipe mixes nothing. The targets carry the label smoothing. Draws from numpy's
+    None where the recipe mixes nothing. Sets of classes are mixed as vectors of 0 and 1 (AudioMAE
+    does so). The targets carry the label smoothing. Draws from numpy's
     global generator; samples are mixed within a micro-batch, so results depend on the split.
 
     Raises:
@@ -35,6 +36,7 @@ def build_mix(recipe: Recipe, info: DataInfo) -> Mix | None:
         cutmix_alpha=recipe.cutmix,
         label_smoothing=recipe.label_smoothing,
         num_classes=info.classes,
+        multi_label=info.task == "labels",
     )
 
     def mix(samples: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

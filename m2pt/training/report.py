@@ -7,9 +7,9 @@ from dataclasses import dataclass
 class EpochReport:
     """One completed epoch, in plain numbers; the same on every rank.
 
-    Metrics are named `train/loss`, `val/loss`, `val/accuracy` (0 to 1), `learning_rate`,
-    `pathway/norm_ratio`, `compile/graphs`; scales `lambda/<block>.<linear>`, or with
-    several auxiliaries `lambda/<auxiliary>/<block>.<linear>`.
+    Metrics are named `train/loss`, `val/loss`, `val/accuracy` or the other figures of the task (0
+    to 1), `learning_rate`, `pathway/norm_ratio`, `compile/graphs`; scales
+    `lambda/<block>.<linear>`, or with several auxiliaries `lambda/<auxiliary>/<block>.<linear>`.
     """
 
     epoch: int

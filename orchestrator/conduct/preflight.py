@@ -16,6 +16,7 @@ from orchestrator.conduct.supply import check_depth, key_of, read_weights, sourc
 from orchestrator.config.document import shown
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.io import apply
+from orchestrator.config.metrics import why_no_metric
 from orchestrator.errors import RequestError, StorageError
 from orchestrator.storage.uri import Store
 from search_spaces.space import Choice, Distribution, Grid, RandInt, Value
@@ -30,10 +31,11 @@ def check_inputs(experiment: Experiment, stored: Container[str] = ()) -> None:
     Raises `RequestError`, and `StorageError` where the server that has the data is away.
     """
     info = _described(experiment.data, "data")
+    _check_metric(experiment, info, "")
     _check_tokens(experiment.model.tokenizer, info, "model")
     for one, why in _variants(experiment):
         if one.data != experiment.data:
-            _described(one.data, f"{why}data")
+            _check_metric(one, _described(one.data, f"{why}data"), why)
         _check_tokens(one.model.tokenizer, describe(one.data), f"{why}model")
     for name, source in sources(experiment).items():
         if source.pretrain is not None:
@@ -96,6 +98,12 @@ def _described(data: DataConfig, where: str) -> DataInfo:
     except (ValueError, OSError) as error:
         raise RequestError(f"{where}: {error}") from error
     return info
+
+
+def _check_metric(experiment: Experiment, info: DataInfo, why: str) -> None:
+    rule = why_no_metric(experiment.search.metric, experiment.data, info.task)
+    if rule is not None:
+        raise RequestError(f"{why}search.metric: {rule}")
 
 
 def _check_tokens(tokenizer: Tokenizer, info: DataInfo, where: str) -> None:

@@ -16,8 +16,8 @@ from m2pt.pathway.config import Pathway
 from m2pt.pretrain.config import PretrainConfig
 from m2pt.training.recipe import Numerics, Recipe, TrainingConfig
 from orchestrator.config.addresses import names_bucket, why_no_tracking
+from orchestrator.config.metrics import task_known, why_no_metric
 from orchestrator.config.names import nearest
-from orchestrator.config.searching import METRICS as METRICS
 from orchestrator.config.searching import Budget as Budget
 from orchestrator.config.searching import RuleError as RuleError
 from orchestrator.config.searching import Scheduler as Scheduler
@@ -217,6 +217,14 @@ class Experiment(FrozenSection):
         return self
 
     @model_validator(mode="after")
+    def _metric_of_the_task(self) -> "Experiment":
+        task = task_known(self.data)
+        rule = task and why_no_metric(self.search.metric, self.data, task)
+        if rule:
+            raise RuleError("search.metric", rule)
+        return self
+
+    @model_validator(mode="after")
     def _fits_depth(self) -> "Experiment":
         blocks, depth = self.pathway.coverage.blocks, self.model.depth
         rule, _, count = blocks.partition(":") if isinstance(blocks, str) else ("", "", "")
@@ -241,6 +249,12 @@ class Experiment(FrozenSection):
                 "pathway.mapping",
                 f"a list has one auxiliary block for each of the model's {model.depth} blocks, "
                 f"and {list(mapping)} has {len(mapping)}",
+            )
+        if self.pathway.scale.merge_every is not None and self.resources.sharding != "none":
+            raise RuleError(
+                "pathway.scale.merge_every",
+                f"writes into whole weights, and resources.sharding {self.resources.sharding} "
+                "spreads them over workers; leave one of the two out",
             )
         most = min(model.width, int(model.width * model.mlp_ratio))
         ranks = {

@@ -1,16 +1,21 @@
 """How figures are written: one way for the terminal, the report and the verdict.
 
-An accuracy is a fraction in the record and is shown in percent; differences of accuracies are
-points. Everything else is shown as it is, with four significant digits.
+An accuracy, or what another task has in its place, is a fraction in the record and is shown in
+percent; differences of them are points. Everything else is shown as it is, with four significant
+digits.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
+from m2pt.data.config import FIGURES
+
 Mode = Literal["max", "min"]
 
 _MISSING = "–"
+_FRACTIONS = frozenset(name for told in FIGURES.values() for name in told)
+_WORDS = {"map": "mAP", "miou": "instance mIoU", "class_miou": "class mIoU"}
 
 
 @dataclass(frozen=True)
@@ -22,8 +27,8 @@ class Measure:
 
     @property
     def is_fraction(self) -> bool:
-        """True for accuracies, which are recorded in 0..1 and shown in percent."""
-        return self.name.endswith("accuracy")
+        """True for accuracies and their like, recorded in 0..1 and shown in percent."""
+        return self.name.rpartition("/")[2] in _FRACTIONS
 
     @property
     def split(self) -> Literal["test", "validation", "training"]:
@@ -36,7 +41,8 @@ class Measure:
     @property
     def title(self) -> str:
         """The words for an axis or a column, such as ``validation accuracy, %``."""
-        word = self.name.partition("/")[2] or self.name
+        key = self.name.partition("/")[2] or self.name
+        word = _WORDS.get(key, key)
         return f"{self.split} {word}{', %' if self.is_fraction else ''}"
 
     def on_test(self) -> "Measure":

@@ -42,6 +42,7 @@ def _folder(store: Store, verify: bool) -> Seen:
             "the path, or give the import's command again"
         ) from error
     if verify:
+        _check_task(store.uri, dataset["dataset"])
         digest = chain("", (row for part in dataset["parts"] for row in _rows(store, part)))
         if digest != dataset["digest"]:
             raise Damaged(
@@ -49,6 +50,14 @@ def _folder(store: Store, verify: bool) -> Seen:
                 f"{dataset['digest']}; import it again with --restart"
             )
     return Seen(store.uri, dataset, verify)
+
+
+def _check_task(uri: str, declared: Mapping[str, Any]) -> None:
+    if (task := declared.get("task", "classes")) != "classes":
+        raise RequestError(
+            f"{uri}: `dataset`, key 'task' is {task!r}, and `data show` reads rows of one class "
+            "each; `orchestrator plan FILE` of an experiment on it checks every row"
+        )
 
 
 def _rows(store: Store, part: Mapping[str, Any]) -> Iterator[Row]:
@@ -76,6 +85,7 @@ def _file(uri: str) -> Seen:
 
 
 def _counted(uri: str, declared: dict[str, Any], file: BinaryIO) -> Seen:
+    _check_task(uri, declared)
     classes = declared["classes"]
     counts = {split: [0] * len(classes) for split in ("train", "test")}
 

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from m2pt.data.config import DataInfo
 from m2pt.data.samples import Batch, Dataset, Readable
 from m2pt.models.build import build_model
 from m2pt.pathway.reparam import fuse_pathway, has_pathway
@@ -23,6 +24,7 @@ from m2pt.training.evaluate import logits
 from m2pt.training.loop import Training
 from m2pt.training.recipe import Numerics, TrainingConfig
 from m2pt.training.state import State
+from m2pt.training.tasks import LEARNING
 from m2pt.training.world import World
 from orchestrator.errors import OrchestratorError
 
@@ -58,10 +60,11 @@ class Agreement:
     Attributes:
         samples: how many.
         relative_difference: largest |difference of a logit| over the largest |logit|.
-        disagreements: samples whose predicted class differs.
-        ties: those among them whose two best logits are closer than the tolerance, so that
-            either answer is right.
-        accuracy_trained, accuracy_exported: fraction of right predictions, 0 to 1.
+        disagreements: samples whose predicted class differs, or set of classes, or a point's part.
+        ties: those among them whose logits are closer to deciding otherwise than the tolerance, so
+            that either answer is right.
+        accuracy_trained, accuracy_exported: fraction of right predictions, 0 to 1: of samples, of
+            samples and classes, or of points.
     """
 
     samples: int
@@ -183,9 +186,7 @@ def export_model(
     plain = _plain(trained.config, dataset).to(device)
     _load_strictly(plain, load(weights), identity)
     after = {name: outputs(plain, samples) for name, samples in splits.items()}
-    agreements = {
-        name: _agreement(before[name], after[name], splits[name].labels) for name in splits
-    }
+    agreements = {name: _agreement(before[name], after[name], splits[name]) for name in splits}
     proof = Proof(
         keys=len(state),
         keys_equal=list(state) == list(plain.state_dict()),
@@ -216,6 +217,10 @@ class _First:
     def __init__(self, samples: Readable, count: int) -> None:
         self._samples = samples
         self._count = min(count, len(samples))
+
+    @property
+    def info(self) -> DataInfo:
+        return self._samples.info
 
     @property
     def labels(self) -> Tensor:
@@ -268,21 +273,21 @@ def _load_strictly(plain: nn.Module, tensors: dict[str, Tensor], identity: Ident
         ) from error
 
 
-def _agreement(trained: Tensor, exported: Tensor, labels: Tensor) -> Agreement:
-    """Compare logits (N, classes) of both models on the same N samples."""
+def _agreement(trained: Tensor, exported: Tensor, samples: _First) -> Agreement:
+    """Compare logits (N, ...) of both models on the same N samples."""
+    decide, labels = LEARNING[samples.info.task].decide, samples.labels
     size = float(trained.abs().max())
     difference = float((trained - exported).abs().max())
-    answers, ours = trained.argmax(1), exported.argmax(1)
-    differ = answers != ours
-    best = trained.topk(min(2, trained.shape[1])).values
-    near = (best[:, 0] - best[:, -1]) <= 2 * TOLERANCE * size
+    said, ours = (decide(outputs, labels, samples.info) for outputs in (trained, exported))
+    differ = said.answers != ours.answers
+    doubtful = differ & (said.margins > 2 * TOLERANCE * size)
     return Agreement(
         samples=len(labels),
         relative_difference=difference / size if size else difference,
-        disagreements=int(differ.sum()),
-        ties=int((differ & near).sum()),
-        accuracy_trained=float((answers == labels).float().mean()),
-        accuracy_exported=float((ours == labels).float().mean()),
+        disagreements=int(differ.any(dim=1).sum()),
+        ties=int((differ.any(dim=1) & ~doubtful.any(dim=1)).sum()),
+        accuracy_trained=float((said.answers == said.truth).float().mean()),
+        accuracy_exported=float((ours.answers == ours.truth).float().mean()),
     )
 
 

@@ -22,6 +22,9 @@ FORMAT = 1
 def load_model(folder: Path | str = Path(__file__).parent) -> nn.Module:
     """The exported model in eval mode; takes (B, *shape) float inputs, gives (B, classes) logits.
 
+    One that tells the parts of a cloud's points takes the clouds' categories (B,) beside them, and
+    gives (B, points, parts).
+
     Raises:
         ValueError: the weights are not the ones that model.json describes, or it is of another
             format.
@@ -49,6 +52,8 @@ def load_model(folder: Path | str = Path(__file__).parent) -> nn.Module:
         classes=data["classes"],
         class_names=tuple(data["class_names"]),
         digest=data["digest"],
+        task=data.get("task", "classes"),
+        parts=tuple(tuple(names) for names in data.get("parts", ())),
     )
     plain = build_model(config, info, seed=0).to(getattr(torch, about["dtype"]))
     plain.load_state_dict(load(weights), strict=True)

@@ -40,6 +40,14 @@ CASES = {
     "last batch of one": config_of(Pathway(), batch_size=89, accumulate=2),
     # statistics over a batch: of all ranks together, with shares of different sizes and none
     "batch statistics": CLOUDS,
+    "parts": TrainingConfig(
+        CLOUDS.model, DataConfig("shape-parts", limit=31), recipe=replace(RECIPE, batch_size=10)
+    ),
+    "sets of classes": TrainingConfig(
+        replace(MODEL, tokenizer=Tokenizer(patch=8)),
+        DataConfig("scenes", limit=31),
+        recipe=replace(RECIPE, batch_size=10),
+    ),
     "batch statistics, accumulated": replace(CLOUDS, recipe=replace(CLOUDS.recipe, accumulate=3)),
 }
 PRECISIONS = {"fp32": (Numerics(), 1e-5), "fp64": (FP64, 1e-12)}

@@ -223,10 +223,10 @@ def test_a_generated_set_reads_the_same_from_parquet(tmp_path: Path, name: str) 
         "sample_rate": schema.sample_rate,
     }
     rows = {
-        "id": [str(row) for row in range(len(made.labels))],
+        "id": [str(row) for row in range(len(made.labels.stored))],
         "split": ["test" if held else "train" for held in made.test],
-        "label": pa.array(made.labels, pa.int32()),
-        "label_name": [schema.classes[label] for label in made.labels],
+        "label": pa.array(made.labels.stored, pa.int32()),
+        "label_name": [schema.classes[label] for label in made.labels.stored],
         "data": [sample.tobytes() for sample in made.samples],
     }
     stored = load(DataConfig(write(tmp_path / "a.parquet", rows, declared)))

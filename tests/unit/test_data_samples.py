@@ -22,6 +22,8 @@ SHAPES = {
     "tones": (1, 32, 32),
     "shapes": (128, 3),
     "clips": (1, 8, 16, 16),
+    "scenes": (1, 32, 32),
+    "shape-parts": (128, 3),
 }
 
 
@@ -77,7 +79,14 @@ def test_embedded_sets(name: str) -> None:
     assert batch.isfinite().all()
     assert torch.equal(labels, data.train.labels[:32])
     for samples in (data.train, data.validation, data.test):
-        assert set(samples.labels.tolist()) == set(range(data.info.classes))
+        if data.info.task == "parts":
+            assert set(samples.labels[:, 0].tolist()) == set(range(data.info.classes))
+            assert set(samples.labels[:, 1:].flatten().tolist()) == set(range(data.info.outputs))
+        elif data.info.task == "labels":
+            assert ((samples.labels == 0) | (samples.labels == 1)).all()
+            assert samples.labels.any(dim=0).all()
+        else:
+            assert set(samples.labels.tolist()) == set(range(data.info.classes))
 
 
 def test_splits_do_not_overlap_and_follow_their_seed() -> None:
@@ -169,6 +178,8 @@ def test_generated_content_stays_as_the_digest_says() -> None:
         "tones": (384, 0.526, 5204.3),
         "shapes": (384, 0.0, 0.4138),
         "clips": (384, 48.94, 25.82),
+        "scenes": (384, 1.74, 4464.9),
+        "shape-parts": (256, 0.0, 0.3793),
     }
     for name, values in wanted.items():
         assert figures[name] == pytest.approx(values, rel=2e-3, abs=2e-2), figures

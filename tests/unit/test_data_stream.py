@@ -41,10 +41,10 @@ def table_of(name: str, rows_per_group: int, folder: Path) -> str:
         "sample_rate": schema.sample_rate,
     }
     rows = {
-        "id": [str(row) for row in range(len(made.labels))],
+        "id": [str(row) for row in range(len(made.labels.stored))],
         "split": ["test" if held else "train" for held in made.test],
-        "label": pa.array(made.labels, pa.int32()),
-        "label_name": [schema.classes[label] for label in made.labels],
+        "label": pa.array(made.labels.stored, pa.int32()),
+        "label_name": [schema.classes[label] for label in made.labels.stored],
         "data": [sample.tobytes() for sample in made.samples],
     }
     return written(folder / f"{name}.parquet", rows, declared, rows_per_group)

@@ -1,5 +1,6 @@
 """Models of all modalities: timm's, seeded, trainable, and their own point and video tokens."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 
 from m2pt.data.config import DataInfo, Modality
 from m2pt.models.build import build_model
-from m2pt.models.config import ModelConfig, Tokenizer
+from m2pt.models.config import ModelConfig, NormKind, Tokenizer
+from m2pt.models.parts import interpolation
 from m2pt.models.point import PointEmbed, farthest_points, nearest_points, take_points
 from m2pt.models.tokens import token_count
 
@@ -169,3 +171,66 @@ def test_groups_are_relative_to_their_centres() -> None:
     moved, there = embed.group(points + 1)
     torch.testing.assert_close(moved, relative, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(there, centres + 1)
+
+
+PARTED = DataInfo("point", (64, 3), 2, ("a", "b"), "", "parts", (("p", "q"), ("r", "s", "t")))
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_part_segmentation_is_a_timm_transformer_with_a_head_of_its_own(norm: NormKind) -> None:
+    config = replace(SMALL, tokenizer=replace(SMALL.tokenizer, norm=norm))
+    model: Any = build_model(config, PARTED, seed=0)
+    assert isinstance(model, VisionTransformer)
+    assert [type(block) for block in model.blocks] == [Block, Block]
+    points, category = samples("point"), torch.tensor([0, 1, 1])
+    logits = model(points, category)
+    assert logits.shape == (3, 64, 5)
+    logits.square().sum().backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+    model.eval()
+    shuffled = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        known = model(points, category)
+        torch.testing.assert_close(model(points[:, shuffled], category), known[:, shuffled],
+                                   atol=1e-5, rtol=1e-4)  # fmt: skip
+        assert not torch.allclose(model(points, 1 - category), known, atol=1e-3)
+
+
+def test_part_segmentation_in_full_size_takes_features_of_blocks_3_7_and_11() -> None:
+    names = tuple(tuple(f"{c}.{p}" for p in range(4 if c < 2 else 3)) for c in range(16))
+    info = DataInfo("point", (2048, 3), 16, tuple(map(str, range(16))), "", "parts", names)
+    assert info.outputs == 50
+    tokenizer = Tokenizer(groups=128, group_size=32, norm="batch")
+    config = ModelConfig(width=768, depth=12, heads=6, qkv_bias=False, tokenizer=tokenizer)
+    with torch.device("meta"):
+        model: Any = build_model(config, info, seed=0)
+    assert model.taps == (3, 7, 11)
+    head = model.head
+    widths = [head.from_groups, head.propagate[1], head.from_point, head.tell[1], head.tell[3]]
+    assert [(layer.in_features, layer.out_features) for layer in widths] == [
+        (2304, 3072), (3072, 1024), (1024, 512), (512, 256), (256, 50),
+    ]  # fmt: skip
+
+
+def test_interpolation_is_by_the_inverse_square_of_the_three_nearest() -> None:
+    centres = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0, 2, 0], [5, 5, 5]]])
+    points = torch.tensor([[[0.5, 0, 0], [1.0, 0, 0], [0, 1, 0]]])
+    spread = interpolation(points, centres)
+    assert spread.shape == (1, 3, 4)
+    wanted = torch.tensor([1 / 0.25, 1 / 0.25, 1 / 4.25, 0])
+    torch.testing.assert_close(spread[0, 0], wanted / wanted.sum())
+    torch.testing.assert_close(spread[0, 1], torch.tensor([0.0, 1, 0, 0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(spread.sum(dim=2), torch.ones(1, 3))
+    assert interpolation(points, centres[:, :2]).shape == (1, 3, 2)
+
+
+@pytest.mark.slow
+def test_the_whole_graph_of_part_segmentation_compiles() -> None:
+    model = build_model(SMALL, PARTED, seed=0).eval()
+    torch._dynamo.reset()
+    compiled: Any = torch.compile(model, fullgraph=True, backend="eager")
+    inputs = samples("point"), torch.tensor([0, 1, 1])
+    with torch.no_grad():
+        assert torch.equal(compiled(*inputs), model(*inputs))
+    torch._dynamo.reset()

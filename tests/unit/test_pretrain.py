@@ -20,6 +20,8 @@ TOKENIZERS = {
     "tones": Tokenizer(patch=8),
     "shapes": Tokenizer(groups=16, group_size=8),
     "clips": Tokenizer(patch=4, tubelet=4),
+    "scenes": Tokenizer(patch=8),
+    "shape-parts": Tokenizer(groups=16, group_size=8),
 }
 
 
