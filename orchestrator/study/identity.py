@@ -12,6 +12,7 @@ from typing import Any
 
 from m2pt.models.config import ModelConfig
 from m2pt.pretrain.config import PretrainConfig
+from m2pt.training.recipe import Numerics
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.paths import PATHWAY_ONLY
 
@@ -86,12 +87,20 @@ def arm_identity(experiment: Experiment, digests: Digests) -> dict[str, Any]:
     }
 
 
-def pretrain_fingerprint(config: PretrainConfig, model: ModelConfig, data_digest: str) -> str:
+def pretrain_fingerprint(
+    config: PretrainConfig,
+    model: ModelConfig,
+    data_digest: str,
+    numerics: Numerics = Numerics(),  # noqa: B008  # a frozen value
+) -> str:
     """Who an auxiliary that is made here is, before and whether or not it has been made.
 
     Only the shape of the encoder's blocks is taken from `model`: its tokenizer is the target's.
+    Which epochs of it are kept changes none of them. Of `numerics` only what differs from the
+    default counts.
     """
     made = asdict(config)
+    del made["keep_epochs"]
     data = made.pop("data")
     for place in ("source", "test_source"):
         del data[place]
@@ -103,6 +112,10 @@ def pretrain_fingerprint(config: PretrainConfig, model: ModelConfig, data_digest
         "data": {**data, "digest": data_digest},
         "model": blocks,
     }
+    default = asdict(Numerics())
+    unusual = {key: value for key, value in asdict(numerics).items() if value != default[key]}
+    if unusual:
+        identity["numerics"] = unusual
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
 
 
