@@ -18,6 +18,7 @@ from m2pt.data.schema import DataAway
 from m2pt.models.tokens import token_count
 from orchestrator.conduct.supply import key_of, sources
 from orchestrator.config.experiment import Experiment, Resources
+from orchestrator.config.weights import maturity
 from orchestrator.errors import ClusterError, RequestError, StorageError
 from orchestrator.ray_backend.capacity import on_this_machine
 from orchestrator.study.cost import (
@@ -140,7 +141,7 @@ def _pretraining_seconds(experiment: Experiment) -> dict[str, float]:
     from m2pt.data.load import load
     from m2pt.measure import time_pretraining
 
-    wanted = {name: source.pretrain for name, source in sources(experiment).items()}
+    wanted = {maturity(name)[0]: one.pretrain for name, one in sources(experiment).items()}
     making = {name: config for name, config in wanted.items() if config is not None}
     found = {}
     for name, config in making.items():

@@ -34,6 +34,7 @@ from orchestrator.storage import layout
 from orchestrator.storage.collector import wait_until_free
 from orchestrator.storage.lease import Lease
 from orchestrator.storage.patient import PatientStore
+from orchestrator.storage.removal import still_held
 from orchestrator.storage.uri import Store
 from orchestrator.study.agenda import Agenda, Capped
 from orchestrator.study.budget import Meter, Reached, reached, spent_in
@@ -222,7 +223,16 @@ class _Run:
         with following(mailbox, lambda event: self._on_gang_event(event, opened)) as check, gangs:
             self.brake.watch(check)
             known = imported(self.patient, experiment, self.record)
-            digests = Supply(self.patient, experiment, lease, self._emit, known).digests()
+            digests = Supply(
+                self.patient,
+                experiment,
+                lease,
+                self.journal.append,
+                self.journal.accepted,
+                imported=known,
+                used={one.sha256 for one in self.record.auxiliaries.values()},
+                confirm=lambda: still_held(self.lease),
+            ).digests()
             agenda = Agenda(experiment, lambda own: replace(digests, data=data_digest(own)))
             assigner = Assigner(name, self.store.uri, self.journal.accepted, digests)
             self.view.trials()
@@ -271,12 +281,6 @@ class _Run:
                 {name: value for name, value in event.items() if name != "lease"}
                 | {"trial": event["lease"]}
             )
-
-    def _emit(self, event: Mapping[str, Any]) -> None:
-        if event["kind"] == "auxiliary_epoch":
-            self.view.observe(event)
-        else:
-            self.journal.append(event)
 
     def _settle(self, agenda: Agenda, assigner: Assigner, lease: Any) -> None:
         """Read the test split, once for each trial that the verdict compares; export the best."""

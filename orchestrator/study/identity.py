@@ -120,7 +120,7 @@ def pretrain_fingerprint(
 
 
 def _source(experiment: Experiment, name: str, digests: Digests) -> Any:
-    source = experiment.auxiliaries[name]
+    source = experiment.source_of(name)
     if source.control is not None and source.like is not None:
         return {"control": source.control, "like": _source(experiment, source.like, digests)}
     return digests.auxiliaries[name]
