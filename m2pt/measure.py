@@ -150,17 +150,25 @@ def time_training(
 
 
 def time_pretraining(
-    config: PretrainConfig, model: ModelConfig, dataset: Dataset, *, seconds: float
+    config: PretrainConfig,
+    model: ModelConfig,
+    dataset: Dataset,
+    *,
+    seconds: float,
+    workers: int = 1,
+    device: str = "cpu",
 ) -> StepTime:
-    """As `time_training`, for masked autoencoding, by one worker on the CPU, in fp32."""
+    """As `time_training`, for masked autoencoding, in fp32."""
 
     def reports(batch: int, steps: int) -> Iterator[EpochReport]:
         short = replace(config, epochs=_ENDLESS, batch_size=batch)
         few = replace(dataset, train=_First(dataset.train, batch * steps))
-        yield from MaskedAutoencoding(short, model, dataset=few).epochs()
+        yield from MaskedAutoencoding(
+            short, model, dataset=few, world=World(device=device)
+        ).epochs()
 
     samples = len(dataset.train)
-    batch = min(config.batch_size, samples)
+    batch = ceil(min(config.batch_size, samples) / workers)
     timed = _timed(
         reports,
         lambda report: report.seconds["train"],

@@ -42,7 +42,7 @@ from orchestrator.study.plan import make_plan
 from orchestrator.study.settlement import to_settle
 from orchestrator.tracking.journal import Journal, read_events
 from orchestrator.tracking.mlflow import Tracker
-from orchestrator.tracking.record import StudyRecord, fold
+from orchestrator.tracking.record import Purpose, StudyRecord, fold
 
 Json = dict[str, Any]
 PUBLISH_SECONDS = 60.0
@@ -66,10 +66,13 @@ def conduct(
     address: str | None,
     view: View,
     farewell: Callable[[str], object] = str,
+    *,
+    purpose: Purpose = "search",
 ) -> Conclusion:
     """Run, or go on with, the study of `experiment`; return at once when it is finished.
 
-    `farewell` hears why when a second signal ends the process: then this never returns.
+    `farewell` hears why when a second signal ends the process: then this never returns. The
+    `purpose` of a study that has begun stays what it was.
 
     Raises `Stopped` when it was asked to stop and `BudgetSpent` when a cap is reached (it can be
     resumed), `NoTrialSucceeded`, and the errors of what it stands on: `RequestError`,
@@ -95,6 +98,7 @@ def conduct(
             )
         with ExitStack() as stack:
             run = _Run.enter(stack, store, experiment, view)
+            run.purpose = record.purpose if record.experiment else purpose
             run.brake.at_once(lambda: farewell(f"{run.brake.why}; {GO_ON}"))
             if not done:
                 run.go(address)
@@ -115,6 +119,7 @@ class _Run:
     journal: Journal
     tracker: Tracker
     brake: Brake
+    purpose: Purpose = "search"
 
     @staticmethod
     def enter(stack: ExitStack, store: Store, experiment: Experiment, view: View) -> "_Run":
@@ -173,6 +178,7 @@ class _Run:
                 "kind": "study_started",
                 "experiment": as_dict(self.experiment),
                 "experiment_sha256": experiment_sha256(self.experiment),
+                "purpose": self.purpose,
             }
         )
         self.view.phase(where.told)
@@ -233,6 +239,8 @@ class _Run:
                 used={one.sha256 for one in self.record.auxiliaries.values()},
                 confirm=lambda: still_held(self.lease),
             ).digests()
+            if self.purpose == "pretrain":
+                return
             agenda = Agenda(experiment, lambda own: replace(digests, data=data_digest(own)))
             assigner = Assigner(name, self.store.uri, self.journal.accepted, digests)
             self.view.trials()
@@ -305,6 +313,10 @@ class _Run:
 
     def _conclude(self) -> None:
         """The verdict, the report, and the end of the study."""
+        if self.purpose == "pretrain":
+            made = ", ".join(self.record.auxiliaries)
+            self.journal.append({"kind": "study_finished", "verdict": f"pre-trained: {made}"})
+            return
         if not any(trial.status == "finished" for trial in self.record.trials.values()):
             errors = sorted({t.error for t in self.record.trials.values() if t.error})
             raise NoTrialSucceeded(f"every trial failed: {'; '.join(errors)[:1000]}")

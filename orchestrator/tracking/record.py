@@ -8,6 +8,7 @@ from orchestrator.tracking.events import FIELDS
 
 Status = Literal["planned", "running", "finished", "stopped", "failed"]
 StudyStatus = Literal["planned", "running", "finished", "stopped"]
+Purpose = Literal["search", "pretrain"]
 
 
 class EpochRecord(NamedTuple):
@@ -93,6 +94,8 @@ class StudyRecord:
     status: StudyStatus = "planned"
     experiment: dict[str, Any] = field(default_factory=dict)
     experiment_sha256: str = ""
+    purpose: Purpose = "search"
+    """A study with the purpose `pretrain` ends where trials would begin."""
     trials: dict[str, TrialRecord] = field(default_factory=dict)
     """By trial id, in the order in which they were planned."""
     auxiliaries: dict[str, AuxiliaryRecord] = field(default_factory=dict)
@@ -207,6 +210,7 @@ def _exported(trial: TrialRecord, event: Mapping[str, Any], time: float) -> None
 def _study_started(record: StudyRecord, event: Mapping[str, Any], time: float) -> None:
     del time
     record.experiment, record.experiment_sha256 = event["experiment"], event["experiment_sha256"]
+    record.purpose = event.get("purpose", "search")
 
 
 def _takeover(record: StudyRecord, event: Mapping[str, Any], time: float) -> None:

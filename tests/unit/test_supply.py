@@ -10,15 +10,18 @@ import pytest
 from m2pt.data.describe import describe
 from m2pt.models.build import build_model
 from m2pt.weights.load import save_blocks
+from orchestrator.commands.pretrain import weights_alone
 from orchestrator.conduct.assign import Assigner
 from orchestrator.conduct.preflight import check_inputs
-from orchestrator.conduct.supply import Supply, imported
+from orchestrator.conduct.supply import Supply, imported, sources
 from orchestrator.config.io import parse_experiment
 from orchestrator.errors import ClusterError, RequestError, StorageError
 from orchestrator.storage import blobs, layout
 from orchestrator.storage.checkpoints import Accepted, TrialCheckpoints
+from orchestrator.storage.garbage import inventory
 from orchestrator.storage.uri import Store
 from orchestrator.study.arms import control_values
+from orchestrator.study.budget import spent_in
 from orchestrator.study.identity import Digests, arm_identity, pretrain_fingerprint
 from orchestrator.study.plan import make_plan
 from orchestrator.study.trial import plan_trial
@@ -127,6 +130,7 @@ def test_one_run_gives_an_auxiliary_at_several_epochs(store: Store) -> None:
     again = Supply(store, experiment, gang, events.append, accepted).digests()
     assert (again, len(gang.asked)) == (digests, 1)
     assert events[-1]["reused"]
+    assert {digest(1), digest(3), digest(4)} <= inventory(store).referred
 
 
 def test_only_what_is_missing_is_made(store: Store) -> None:
@@ -234,3 +238,28 @@ def test_epochs_are_arms_with_controls_of_their_own() -> None:
     }
     lines = {line.name: line.source for line in make_plan(experiment).auxiliaries}
     assert lines["audio@1"] == "pre-trained here on tones for 1 of 4 epochs"
+
+
+def test_pretrain_takes_the_pretrainings_of_a_file_and_nothing_else() -> None:
+    text = MAKING.replace(
+        "  ear:", "  file: {weights: x.pt}\n  noise: {control: random, like: file}\n  ear:"
+    )
+    experiment = parse_experiment(text, "exp.yaml", ["target={pretrain: {data: {source: digits}}}"])
+    alone = weights_alone(experiment)
+    assert (alone.name, alone.pathway.names) == ("making-pretrain", ("audio", "ear"))
+    assert (list(sources(alone)), alone.search.space) == (["audio", "ear", "target"], {})
+    assert weights_alone(parse_experiment(MAKING, "exp.yaml", [])).resources.concurrent_trials == 2
+    for name, source in alone.auxiliaries.items():
+        assert source == experiment.auxiliaries[name]
+    with pytest.raises(RequestError, match="there is nothing to pre-train"):
+        weights_alone(parse_experiment(LENDING, "exp.yaml", []))
+
+
+def test_what_is_trained_is_counted_epoch_by_epoch() -> None:
+    epoch = {
+        "kind": "auxiliary_epoch",
+        "name": "audio",
+        "seconds": {"train": 3600.0, "upload": 9.0},
+    }
+    ready = {"kind": "auxiliary_ready", "name": "audio", "sha256": "a", "seconds": 7200.0}
+    assert spent_in([epoch, epoch, ready]).training_hours == 2.0
