@@ -23,7 +23,7 @@ from m2pt.data.samples import Batch, Dataset, Samples
 from m2pt.models.build import build_model
 from m2pt.models.config import ModelConfig
 from m2pt.pretrain.config import PretrainConfig
-from m2pt.pretrain.mae import MaskedAutoencoding, PretrainReport
+from m2pt.pretrain.mae import MaskedAutoencoding
 from m2pt.training.loop import EpochReport, Training
 from m2pt.training.recipe import TrainingConfig
 from m2pt.training.state import to_bytes
@@ -150,19 +150,31 @@ def time_training(
 
 
 def time_pretraining(
-    config: PretrainConfig, model: ModelConfig, dataset: Dataset, *, seconds: float
+    config: PretrainConfig,
+    model: ModelConfig,
+    dataset: Dataset,
+    *,
+    seconds: float,
+    workers: int = 1,
+    device: str = "cpu",
 ) -> StepTime:
-    """As `time_training`, for masked autoencoding, which one worker does, on the CPU."""
+    """As `time_training`, for masked autoencoding, in fp32."""
 
-    def reports(batch: int, steps: int) -> Iterator[PretrainReport]:
+    def reports(batch: int, steps: int) -> Iterator[EpochReport]:
         short = replace(config, epochs=_ENDLESS, batch_size=batch)
         few = replace(dataset, train=_First(dataset.train, batch * steps))
-        yield from MaskedAutoencoding(short, model, dataset=few).epochs()
+        yield from MaskedAutoencoding(
+            short, model, dataset=few, world=World(device=device)
+        ).epochs()
 
     samples = len(dataset.train)
-    batch = min(config.batch_size, samples)
+    batch = ceil(min(config.batch_size, samples) / workers)
     timed = _timed(
-        reports, lambda report: report.seconds, batch=batch, samples=samples, seconds=seconds
+        reports,
+        lambda report: report.seconds["train"],
+        batch=batch,
+        samples=samples,
+        seconds=seconds,
     )
     return timed.step
 

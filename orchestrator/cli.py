@@ -24,6 +24,7 @@ VERBS = {
     "search": "run the study of an experiment file, or go on with it",
     "submit": "hand a study to a Ray cluster as a job, and follow it",
     "train": "train the experiment file's own configuration: a study of one trial",
+    "pretrain": "only pre-train the experiment file's auxiliaries; other studies can name them",
     "status": "how far a study is",
     "logs": "what a study's drivers said",
     "stop": "ask a running study to drain; it can be resumed",

@@ -4,54 +4,50 @@ As in MAE (images), AudioMAE, VideoMAE and Point-MAE: most tokens are hidden, th
 rest, and a light decoder predicts what was hidden. Tokenizer and blocks are those of
 `build_model`, so the blocks fit any target of the same width and depth.
 
-B: batch, L: tokens, V: visible tokens, M: masked tokens, D: width, E: width of the decoder.
+Like the training loop it is a generator of epoch reports that never saves or logs. What it draws
+follows from (seed, epoch, sample), whoever computes it, so a run that goes on from a state is the
+same bit for bit, and on several workers it is the same to rounding.
 """
 
-import hashlib
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from time import perf_counter
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from m2pt.data.config import DataInfo
+from m2pt.data.config import DataConfig
 from m2pt.data.load import load
 from m2pt.data.samples import Dataset
-from m2pt.models.build import build_model
 from m2pt.models.config import ModelConfig
-from m2pt.models.point import PointEmbed
-from m2pt.models.tokens import token_count
+from m2pt.models.norm import synchronise
 from m2pt.pretrain.config import PretrainConfig
-from m2pt.pretrain.targets import (
-    chamfer_loss,
-    group_targets,
-    patch_loss,
-    patch_targets,
-    visible_and_masked,
-)
+from m2pt.pretrain.network import seed_of, seeded_network
+from m2pt.pretrain.targets import visible_and_masked
+from m2pt.training import snapshot
+from m2pt.training.batches import global_batches, micro_batches, steps_per_epoch
+from m2pt.training.numerics import arithmetic, compiled_graphs, contained, dtype_of, runnable
 from m2pt.training.progress import beat
+from m2pt.training.recipe import Numerics
+from m2pt.training.report import EpochReport
+from m2pt.training.state import State
+from m2pt.training.world import World, check_ready, sum_over
 from m2pt.weights.blocks import block_weights
 
-
-@dataclass(frozen=True)
-class PretrainReport:
-    """`epoch` (from 1) is done: mean loss over its masked tokens, and how long it took."""
-
-    epoch: int
-    loss: float
-    seconds: float
+LOSS = "pretrain/loss"
+"""The metric of each epoch: the mean loss of a sample over its masked tokens."""
 
 
 class MaskedAutoencoding:
-    """One pre-training run.
+    """One pre-training run, `epoch` epochs along (a `training.session.Resumable`).
 
     Everything random in it comes from `config.seed`, and the caller's random state is left alone:
-    the same arguments on the same machine give the same weights, bit for bit.
+    the same arguments on the same machine give the same weights, bit for bit. With `world.size`
+    above 1 the caller has initialised the default process group, and every rank makes the same
+    calls.
     """
 
     def __init__(
@@ -60,79 +56,137 @@ class MaskedAutoencoding:
         model: ModelConfig,
         *,
         dataset: Dataset | None = None,
-        device: str = "cpu",
-        loader_workers: int = 2,
+        numerics: Numerics = Numerics(),  # noqa: B008  # a frozen value
+        world: World = World(),  # noqa: B008  # a frozen value
     ) -> None:
         """`model` gives width, depth and heads; the tokenizer is the one of `config`.
 
-        `dataset` is `config.data` where that is loaded already; `loader_workers` threads read
-        ahead where it is streamed.
+        `dataset` is `config.data` where that is loaded already.
 
         Raises:
             DataError: the data is not there or cannot be used.
             ValueError: the tokenizer does not fit the samples, or leaves no token to see or hide.
+            RuntimeError: a world of several workers without a process group.
         """
-        self.config = config
-        self._data = dataset or load(config.data)
-        self._device, self._loader_workers = device, loader_workers
-        encoder = replace(model, tokenizer=config.tokenizer, drop_path=0.0)
-        self._network = _seeded_network(encoder, self._data.info, config).to(device)
+        check_ready(world)
+        self.config, self.world, self.epoch = config, world, 0
+        self._data, self._numerics = dataset or load(config.data), numerics
+        self._encoder = replace(model, tokenizer=config.tokenizer, drop_path=0.0)
+        network = seeded_network(self._encoder, self._data.info, config)
+        self._network = network.to(world.device, dtype_of(numerics))
+        self._batch_norms = synchronise(network) if world.size > 1 else []
         self._optimizer = torch.optim.AdamW(
-            self._network.parameters(), config.learning_rate, betas=(0.9, 0.95), weight_decay=0.05
+            [one for one in network.parameters() if one.requires_grad],
+            config.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=0.05,
         )
-        self._step = 0
+        self._steps = steps_per_epoch(len(self._data.train), config.batch_size)
 
-    def epochs(self) -> Iterator[PretrainReport]:
-        """Trains, and yields a report after each epoch.
+    def epochs(self) -> Generator[EpochReport, None, None]:
+        """Train the epochs that are left, one report each, with the metric `LOSS`.
 
         Raises:
             FloatingPointError: the loss is no longer finite.
         """
-        for epoch in range(self.config.epochs):
-            began = time.perf_counter()
-            loss = self._train(epoch)
-            yield PretrainReport(epoch + 1, loss, time.perf_counter() - began)
+        with runnable(self._network, self._numerics, self.world) as (trained, _):
+            while self.epoch < self.config.epochs:
+                began = perf_counter()
+                # The process is its caller's again whenever this generator rests.
+                with contained(self._numerics, self.world.device):
+                    metrics = {LOSS: self._train(trained)}
+                if self._numerics.compile:
+                    metrics["compile/graphs"] = _compiled()
+                self.epoch += 1
+                seconds = {"train": perf_counter() - began}
+                yield EpochReport(self.epoch, self.config.epochs, metrics, {}, seconds)
+
+    def capture(self) -> State:
+        """A copy of all that training changed so far. Talks to no other rank."""
+        return snapshot.take(
+            self._network,
+            self._optimizer,
+            config=self._whole(),
+            epoch=self.epoch,
+            digests={"data": self._data.info.digest},
+        )
+
+    def restore(self, state: State) -> None:
+        """Go on from `state`, on any number of workers; call it before `epochs`.
+
+        Raises:
+            ValueError: the state is not of this run; names what differs, changes nothing.
+        """
+        self.epoch = snapshot.put_back(
+            state,
+            self._network,
+            self._optimizer,
+            config=self._whole(),
+            digests={"data": self._data.info.digest},
+        )
 
     def block_weights(self) -> dict[str, Tensor]:
         """Canonical block weights of the encoder, on the CPU, as they are now."""
         return block_weights(self._network.encoder)
 
-    def _train(self, epoch: int) -> float:
-        count, size, seed = len(self._data.train), self.config.batch_size, self.config.seed
-        generator = torch.Generator().manual_seed(_seed_of(seed, f"epoch {epoch}"))
-        order = self._data.train.order(_seed_of(seed, f"order {epoch}"))
-        pieces = [order[first : first + size] for first in range(0, count, size)]
-        total = torch.zeros((), dtype=torch.float64)
-        read = self._data.train.stream(pieces, epoch=epoch, seed=seed, workers=self._loader_workers)
+    def _train(self, network: nn.Module) -> float:
+        """One pass over the training data; returns the mean loss of its samples."""
+        world, seed, samples = self.world, self.config.seed, self._data.train
+        generator = torch.Generator().manual_seed(seed_of(seed, f"epoch {self.epoch}"))
+        order = samples.order(seed_of(seed, f"order {self.epoch}"))
+        batches = global_batches(order, self.config.batch_size)
+        shares = [
+            micro_batches(torch.arange(len(one)), rank=world.rank, size=world.size, accumulate=1)[0]
+            for one in batches
+        ]
+        pieces = [batch[places] for batch, (places, _) in zip(batches, shares, strict=True)]
+        total = torch.zeros((), dtype=torch.float64, device=world.device)
+        read = samples.stream(pieces, epoch=self.epoch, seed=seed, workers=world.loader_workers)
         with closing(read):
-            for samples, _ in read:
+            for step, (batch, (places, weight)) in enumerate(zip(batches, shares, strict=True)):
                 beat()
-                total += len(samples) * self._update(samples, generator)
-        mean = float(total) / count
+                self._prepare_step(step, counted=weight > 0)
+                # drawn for the whole batch on every rank: a sample's mask is its own wherever it is
+                masks = visible_and_masked((len(batch), self._network.tokens), generator)[places]
+                part = len(places) / len(batch) if weight else 0.0
+                loss = self._update(network, next(read)[0], masks, part * world.size)
+                total += len(batch) * loss / world.size
+        mean = float(sum_over(world, total)) / len(samples)
         if not math.isfinite(mean):
             raise FloatingPointError(
-                f"pretrain, epoch {epoch + 1}: the loss is {mean}; "
+                f"pretrain, epoch {self.epoch + 1}: the loss is {mean}; "
                 f"learning_rate {self.config.learning_rate} is too high"
             )
         return mean
 
-    def _update(self, samples: Tensor, generator: torch.Generator) -> Tensor:
-        """One step of the optimizer; the loss before it."""
-        steps = self.config.epochs * math.ceil(len(self._data.train) / self.config.batch_size)
+    def _prepare_step(self, step: int, *, counted: bool) -> None:
+        done, steps = self.epoch * self._steps + step, self.config.epochs * self._steps
         for group in self._optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * _share_of_rate(self._step, steps)
-        order = visible_and_masked((len(samples), self._network.tokens), generator)
-        loss: Tensor = self._network(samples.to(self._device), order.to(self._device))
-        self._optimizer.zero_grad()
+            group["lr"] = self.config.learning_rate * _share_of_rate(done, steps)
+        for norm in self._batch_norms:
+            norm.counted = counted
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _update(self, network: nn.Module, samples: Tensor, masks: Tensor, weight: float) -> Tensor:
+        """One step of the optimizer; this rank's share of the loss before it, `weight` times."""
+        device, numerics = self.world.device, self._numerics
+        inputs = samples.to(device, dtype_of(numerics), non_blocking=True)
+        with arithmetic(numerics, device):
+            loss: Tensor = network(inputs, masks.to(device, non_blocking=True)) * weight
         torch.autograd.backward(loss)
         self._optimizer.step()
-        self._step += 1
-        return loss.detach().double().cpu()
+        return loss.detach().double()
+
+    def _whole(self) -> "_Whole":
+        recipe = asdict(self.config)
+        for name in ("data", "keep_epochs"):  # the former is beside it, the latter changes nothing
+            recipe.pop(name, None)
+        return _Whole(self.config.data, recipe, self._encoder, self._numerics)
 
 
 def pretrain(
     config: PretrainConfig, model: ModelConfig, *, dataset: Dataset | None = None
-) -> Iterator[PretrainReport]:
+) -> Iterator[EpochReport]:
     """The reports of one pre-training run alone; `MaskedAutoencoding` also gives the weights.
 
     Raises:
@@ -141,83 +195,24 @@ def pretrain(
     yield from MaskedAutoencoding(config, model, dataset=dataset).epochs()
 
 
-class _Network(nn.Module):
-    """Encoder, decoder and loss."""
+@dataclass(frozen=True)
+class _Whole:
+    """Everything that decides the weights, as a state remembers it."""
 
-    def __init__(self, model: ModelConfig, info: DataInfo, config: PretrainConfig) -> None:
-        super().__init__()
-        self.tokens = token_count(model.tokenizer, info)
-        self.masked = _masked_count(config.mask_ratio, self.tokens)
-        self.tokenizer = model.tokenizer
-        # Not the seed itself: a target of the same modality and seed would start as the same model.
-        seed = _seed_of(config.seed, "encoder")
-        self.encoder: Any = build_model(model, info, seed=seed)  # Any: timm is without types
-        width = _decoder_width(model)
-        self.encoder_norm = nn.LayerNorm(model.width)
-        self.bridge = nn.Linear(model.width, width)
-        self.hidden_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.position_bridge = nn.Linear(model.width, width)
-        blocks = [Block(width, model.heads, qkv_bias=True) for _ in range(config.decoder_depth)]
-        self.decoder = nn.Sequential(*blocks, nn.LayerNorm(width))
-        self.predict = nn.Linear(width, _values_per_token(model, info))
-
-    def forward(self, samples: Tensor, order_BL: Tensor) -> Tensor:
-        """The loss on the tokens that come last in `order_BL`."""
-        visible_BV, masked_BM = order_BL.tensor_split([self.tokens - self.masked], dim=1)
-        tokens_BLD, position_BLD, wanted = self._tokenize(samples)
-        seen_BVD = self.encoder.blocks(_pick(tokens_BLD + position_BLD, visible_BV))
-        places_BLE = _pick(self.position_bridge(position_BLD), order_BL)
-        known_BVE = self.bridge(self.encoder_norm(seen_BVD))
-        hidden_BME = self.hidden_token.expand(len(samples), self.masked, -1)
-        decoded_BLE = self.decoder(torch.cat([known_BVE, hidden_BME], dim=1) + places_BLE)
-        predicted = self.predict(decoded_BLE[:, -self.masked :])
-        loss = patch_loss if wanted.ndim == 3 else chamfer_loss
-        return loss(predicted, _pick(wanted, masked_BM))
-
-    def _tokenize(self, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens and positions (B, L, D), and what each token stands for (B, L, ...)."""
-        embed = self.encoder.patch_embed
-        if isinstance(embed, PointEmbed):
-            relative, centres = embed.group(samples)
-            return embed.encode(relative), embed.position(centres), group_targets(relative)
-        tokens = embed(samples)
-        position = self.encoder.pos_embed.expand(len(samples), -1, -1)
-        return tokens, position, patch_targets(samples, self.tokenizer)
+    data: DataConfig
+    recipe: dict[str, Any]
+    model: ModelConfig
+    numerics: Numerics
 
 
-def _seeded_network(model: ModelConfig, info: DataInfo, config: PretrainConfig) -> _Network:
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(_seed_of(config.seed, "decoder"))
-        return _Network(model, info, config)
-
-
-def _seed_of(seed: int, purpose: str) -> int:
-    """A seed of its own for each purpose."""
-    digest = hashlib.sha256(f"m2pt pretrain {seed} {purpose}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")
-
-
-def _masked_count(ratio: float, tokens: int) -> int:
-    if tokens < 2:
-        raise ValueError(
-            f"tokenizer: masked autoencoding needs 2 tokens or more, but a sample has {tokens}; "
-            "take smaller patches"
+def _compiled() -> float:
+    graphs = compiled_graphs()
+    if not graphs:
+        raise RuntimeError(
+            "compile: asked for, but nothing was compiled; set compile to false, or find out "
+            "with TORCH_LOGS=dynamo why the model ran in eager mode"
         )
-    return min(max(1, round(ratio * tokens)), tokens - 1)
-
-
-def _decoder_width(model: ModelConfig) -> int:
-    """Half the encoder's width where the heads divide that."""
-    half = model.width // 2
-    return half if half and half % model.heads == 0 else model.width
-
-
-def _values_per_token(model: ModelConfig, info: DataInfo) -> int:
-    tokenizer = model.tokenizer
-    if info.modality == "point":
-        return 3 * tokenizer.group_size
-    depth = tokenizer.tubelet if info.modality == "video" else 1
-    return info.shape[0] * depth * tokenizer.patch**2
+    return float(graphs)
 
 
 def _share_of_rate(step: int, steps: int) -> float:
@@ -226,9 +221,3 @@ def _share_of_rate(step: int, steps: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def _pick(values: Tensor, indices_BM: Tensor) -> Tensor:
-    """`values` (B, L, ...) at `indices_BM`: (B, M, ...)."""
-    shape = (*indices_BM.shape, *[1] * (values.ndim - 2))
-    return values.gather(1, indices_BM.view(shape).expand(*indices_BM.shape, *values.shape[2:]))

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from m2pt.later import plain as as_plain
 from m2pt.pathway.reparam import frozen_auxiliary_names
 from m2pt.pathway.whole import spread, whole
-from m2pt.training.recipe import TrainingConfig
 from m2pt.training.state import FORMAT, JSON, State, check_format
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 MODEL, OPTIMIZER = "model/", "optimizer/"
 ADAMW = ("step", "exp_avg", "exp_avg_sq")
@@ -23,13 +25,14 @@ def take(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     *,
-    config: TrainingConfig,
+    config: "DataclassInstance",
     epoch: int,
     digests: Mapping[str, str],
     keep: bool = True,
 ) -> State:
     """A copy, on the CPU, of everything that training changes; frozen auxiliaries are left out.
 
+    `config` is everything that decides the result; its field `data` is a `DataConfig`.
     Of a sharded model whole tensors, under the same names: every rank calls this then, and those
     that do not `keep` what comes of it get a state without tensors.
     """
@@ -55,7 +58,7 @@ def put_back(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     *,
-    config: TrainingConfig,
+    config: "DataclassInstance",
     digests: Mapping[str, str],
 ) -> int:
     """Load `state` into model and optimiser and return its epoch; or refuse and touch nothing.
@@ -128,7 +131,7 @@ def _expected(
     return shapes
 
 
-def _plain(config: TrainingConfig) -> dict[str, JSON]:
+def _plain(config: "DataclassInstance") -> dict[str, JSON]:
     """The configuration as JSON, but for where the data lies: its digest says what it is."""
     plain: dict[str, Any] = json.loads(json.dumps(as_plain(config)))
     for path in ("source", "test_source"):

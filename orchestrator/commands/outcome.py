@@ -3,12 +3,14 @@
 import json
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from orchestrator import environment
+from orchestrator.commands import pretrain
 from orchestrator.conduct.in_job import check_lasting
 from orchestrator.conduct.places import Places, places
 from orchestrator.conduct.progress import View
@@ -20,9 +22,12 @@ from orchestrator.evidence.findings import Findings, findings
 from orchestrator.evidence.tables import leaderboard_table, rows
 from orchestrator.evidence.wording import count, duration
 from orchestrator.study.plan import make_plan
+from orchestrator.tracking.record import Purpose
 
 
-def run_study(experiment: Experiment, address: str | None, *, as_json: bool) -> int:
+def run_study(
+    experiment: Experiment, address: str | None, *, as_json: bool, purpose: Purpose = "search"
+) -> int:
     """Carry out a study, showing its progress on stderr, and print what it came to on stdout.
 
     In a Ray job, raises `RequestError` when the study would lie in the job's own folder.
@@ -32,7 +37,8 @@ def run_study(experiment: Experiment, address: str | None, *, as_json: bool) -> 
     console = Console(file=sys.stderr, highlight=False)
     total = make_plan(experiment).trials
     with View(console, experiment.search.metric, total) as view:
-        conclusion = conduct(experiment, address, view, lambda why: _farewell(why, view, as_json))
+        farewell = partial(_farewell, view=view, as_json=as_json)
+        conclusion = conduct(experiment, address, view, farewell, purpose=purpose)
     show(conclusion, as_json=as_json)
     return 0
 
@@ -47,7 +53,10 @@ def _farewell(why: str, view: View, as_json: bool) -> None:
 
 
 def show(conclusion: Conclusion, *, as_json: bool) -> None:
-    """Leaderboard, verdict, places and what to run next."""
+    """Leaderboard, verdict, places and what to run next; of a pre-training, its weights."""
+    if conclusion.record.purpose == "pretrain":
+        pretrain.show(conclusion, as_json=as_json)
+        return
     experiment, record = conclusion.experiment, conclusion.record
     found, where = findings(record, experiment), places(experiment)
     if as_json:

@@ -44,7 +44,7 @@ def status(found: Located) -> dict[str, Any]:
         "status": record.status,
         "owner": _owner(owner),
         "trials": dict(Counter(trial.status for trial in record.trials.values())),
-        "planned_at_most": make_plan(experiment).trials,
+        "planned_at_most": make_plan(experiment).trials if record.purpose == "search" else 0,
         "running": _running(record, experiment.search.metric),
         "auxiliaries": sorted(record.auxiliaries),
         "gangs": {

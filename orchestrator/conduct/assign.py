@@ -62,7 +62,7 @@ class Assigner:
     def _auxiliary(self, experiment: Experiment, name: str) -> Json:
         """The blob at the root of a chain of controls, and the controls from there outward."""
         controls: list[str] = []
-        while (source := experiment.auxiliaries[name]).control is not None:
+        while (source := experiment.source_of(name)).control is not None:
             controls.insert(0, source.control)
             assert source.like is not None  # the schema asks for it beside control
             name = source.like

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from m2pt.data.config import EMBEDDED, DataConfig
 from orchestrator.config.experiment import Experiment, WeightSource
+from orchestrator.config.weights import reference_in
 from orchestrator.errors import RequestError
 
 
@@ -51,7 +52,7 @@ def _files(experiment: Experiment) -> Iterator[tuple[str, str]]:
         f"auxiliaries.{name}": source for name, source in experiment.auxiliaries.items()
     }
     for key, source in (sources | {"target": experiment.target}).items():
-        if source is not None and source.weights is not None:
+        if source is not None and source.weights and reference_in(source.weights) is None:
             yield f"{key}.weights", source.weights
         if source is not None and source.pretrain is not None:
             yield from _data(f"{key}.pretrain.data", source.pretrain.data)

@@ -18,6 +18,7 @@ from m2pt.data.schema import DataAway
 from m2pt.models.tokens import token_count
 from orchestrator.conduct.supply import key_of, sources
 from orchestrator.config.experiment import Experiment, Resources
+from orchestrator.config.weights import maturity
 from orchestrator.errors import ClusterError, RequestError, StorageError
 from orchestrator.ray_backend.capacity import on_this_machine
 from orchestrator.study.cost import (
@@ -116,7 +117,7 @@ def _rehearse(experiment: Experiment, heaviest: PlannedArm) -> tuple[Rehearsal, 
         if borrowing.names:
             blocks = measure.stand_ins(experiment.model, dataset.info, borrowing.names)
             pathway = timed(replace(config, pathway=borrowing.pathway), auxiliaries=blocks)
-        pretraining = _pretraining_seconds(experiment)
+        pretraining = _pretraining_seconds(experiment, here.device)
     steps = ceil(len(dataset.train) / experiment.training.batch_size)
     rehearsal = Rehearsal(
         machine=here.name,
@@ -135,19 +136,26 @@ def _rehearse(experiment: Experiment, heaviest: PlannedArm) -> tuple[Rehearsal, 
     return rehearsal, plain.activation_bytes
 
 
-def _pretraining_seconds(experiment: Experiment) -> dict[str, float]:
+def _pretraining_seconds(experiment: Experiment, device: str) -> dict[str, float]:
     """Of each auxiliary that is to be made here, by name."""
     from m2pt.data.load import load
     from m2pt.measure import time_pretraining
 
-    wanted = {name: source.pretrain for name, source in sources(experiment).items()}
+    wanted = {maturity(name)[0]: one.pretrain for name, one in sources(experiment).items()}
     making = {name: config for name, config in wanted.items() if config is not None}
     found = {}
     for name, config in making.items():
         with _refusing(f"{key_of(name)}.pretrain"):
             dataset = load(config.data)
             seconds = PRETRAINING_SECONDS / len(making)
-            step = time_pretraining(config, experiment.model, dataset, seconds=seconds)
+            step = time_pretraining(
+                config,
+                experiment.model,
+                dataset,
+                seconds=seconds,
+                workers=experiment.resources.workers,
+                device=device,
+            )
         steps = ceil(len(dataset.train) / config.batch_size)
         found[name] = config.epochs * steps * step.seconds
     return found

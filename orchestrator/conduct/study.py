@@ -34,6 +34,7 @@ from orchestrator.storage import layout
 from orchestrator.storage.collector import wait_until_free
 from orchestrator.storage.lease import Lease
 from orchestrator.storage.patient import PatientStore
+from orchestrator.storage.removal import still_held
 from orchestrator.storage.uri import Store
 from orchestrator.study.agenda import Agenda, Capped
 from orchestrator.study.budget import Meter, Reached, reached, spent_in
@@ -41,7 +42,7 @@ from orchestrator.study.plan import make_plan
 from orchestrator.study.settlement import to_settle
 from orchestrator.tracking.journal import Journal, read_events
 from orchestrator.tracking.mlflow import Tracker
-from orchestrator.tracking.record import StudyRecord, fold
+from orchestrator.tracking.record import Purpose, StudyRecord, fold
 
 Json = dict[str, Any]
 PUBLISH_SECONDS = 60.0
@@ -65,10 +66,13 @@ def conduct(
     address: str | None,
     view: View,
     farewell: Callable[[str], object] = str,
+    *,
+    purpose: Purpose = "search",
 ) -> Conclusion:
     """Run, or go on with, the study of `experiment`; return at once when it is finished.
 
-    `farewell` hears why when a second signal ends the process: then this never returns.
+    `farewell` hears why when a second signal ends the process: then this never returns. The
+    `purpose` of a study that has begun stays what it was.
 
     Raises `Stopped` when it was asked to stop and `BudgetSpent` when a cap is reached (it can be
     resumed), `NoTrialSucceeded`, and the errors of what it stands on: `RequestError`,
@@ -94,6 +98,7 @@ def conduct(
             )
         with ExitStack() as stack:
             run = _Run.enter(stack, store, experiment, view)
+            run.purpose = record.purpose if record.experiment else purpose
             run.brake.at_once(lambda: farewell(f"{run.brake.why}; {GO_ON}"))
             if not done:
                 run.go(address)
@@ -114,6 +119,7 @@ class _Run:
     journal: Journal
     tracker: Tracker
     brake: Brake
+    purpose: Purpose = "search"
 
     @staticmethod
     def enter(stack: ExitStack, store: Store, experiment: Experiment, view: View) -> "_Run":
@@ -172,6 +178,7 @@ class _Run:
                 "kind": "study_started",
                 "experiment": as_dict(self.experiment),
                 "experiment_sha256": experiment_sha256(self.experiment),
+                "purpose": self.purpose,
             }
         )
         self.view.phase(where.told)
@@ -222,7 +229,18 @@ class _Run:
         with following(mailbox, lambda event: self._on_gang_event(event, opened)) as check, gangs:
             self.brake.watch(check)
             known = imported(self.patient, experiment, self.record)
-            digests = Supply(self.patient, experiment, lease, self._emit, known).digests()
+            digests = Supply(
+                self.patient,
+                experiment,
+                lease,
+                self.journal.append,
+                self.journal.accepted,
+                imported=known,
+                used={one.sha256 for one in self.record.auxiliaries.values()},
+                confirm=lambda: still_held(self.lease),
+            ).digests()
+            if self.purpose == "pretrain":
+                return
             agenda = Agenda(experiment, lambda own: replace(digests, data=data_digest(own)))
             assigner = Assigner(name, self.store.uri, self.journal.accepted, digests)
             self.view.trials()
@@ -272,12 +290,6 @@ class _Run:
                 | {"trial": event["lease"]}
             )
 
-    def _emit(self, event: Mapping[str, Any]) -> None:
-        if event["kind"] == "auxiliary_epoch":
-            self.view.observe(event)
-        else:
-            self.journal.append(event)
-
     def _settle(self, agenda: Agenda, assigner: Assigner, lease: Any) -> None:
         """Read the test split, once for each trial that the verdict compares; export the best."""
         pending = {
@@ -301,6 +313,10 @@ class _Run:
 
     def _conclude(self) -> None:
         """The verdict, the report, and the end of the study."""
+        if self.purpose == "pretrain":
+            made = ", ".join(self.record.auxiliaries)
+            self.journal.append({"kind": "study_finished", "verdict": f"pre-trained: {made}"})
+            return
         if not any(trial.status == "finished" for trial in self.record.trials.values()):
             errors = sorted({t.error for t in self.record.trials.values() if t.error})
             raise NoTrialSucceeded(f"every trial failed: {'; '.join(errors)[:1000]}")

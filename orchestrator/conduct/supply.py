@@ -1,11 +1,10 @@
 """Before the first trial: what its data and its weights are, by content.
 
 Weights that a study makes itself (`pretrain`) are made once for each storage prefix: their
-fingerprint covers everything that changes them, and the store remembers the blob under it.
+fingerprint covers everything that changes them, and the store remembers the blobs under it.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,18 @@ from m2pt.data.schema import DataAway
 from m2pt.pathway.coverage import mapping
 from m2pt.pretrain.config import PretrainConfig
 from orchestrator.conduct.assign import patience
+from orchestrator.conduct.made import Made, Pretraining, failure, pretraining, read_made
+from orchestrator.conduct.referred import referred
 from orchestrator.config.experiment import Experiment, WeightSource
 from orchestrator.config.io import as_dict
+from orchestrator.config.weights import maturity, reference_in
 from orchestrator.errors import RequestError, StorageError
 from orchestrator.storage import blobs, layout
-from orchestrator.storage.formats import WrongFormat, check_format
-from orchestrator.storage.uri import Damaged, Missing, Store
+from orchestrator.storage.checkpoints import Accepted
+from orchestrator.storage.removal import remove
+from orchestrator.storage.uri import Store
 from orchestrator.study.arms import possible_auxiliaries, possible_mappings
-from orchestrator.study.identity import Digests, pretrain_fingerprint
+from orchestrator.study.identity import Digests
 from orchestrator.tracking.record import StudyRecord
 
 Json = dict[str, Any]
@@ -30,8 +33,8 @@ LeaseAll = Callable[[Mapping[str, Json], Callable[[str, Json], None]], dict[str,
 Emit = Callable[[Mapping[str, Any]], object]
 
 TARGET = "target"  # the name that the target's own weights go by, beside the auxiliaries'
-PRETRAINED_FORMAT = 1
-_LARGEST_BYTES = 1024 * 1024
+LEASE = "pretrain:"
+"""Before the name of an auxiliary: the lease of its pre-training."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,14 @@ class Supply:
     experiment: Experiment
     lease_all: LeaseAll
     emit: Emit
+    accepted: Accepted
+    """The manifests that count: those of pre-trainings that are gone on with among them."""
     imported: Mapping[str, str] = field(default_factory=dict)
     """As `imported` says."""
+    used: Container[str] = ()
+    """The sha256 of what the study has used before."""
+    confirm: Callable[[], object] = str
+    """Called before a state is deleted; raises where the study is no longer ours."""
 
     def digests(self) -> Digests:
         """The content of data and weights; what is not there yet is pre-trained first.
@@ -55,7 +64,7 @@ class Supply:
         Raises `RequestError` for data or weights that cannot be read, and `StorageError`.
         """
         digests: dict[str, str] = {}
-        missing: dict[str, PretrainConfig] = {}
+        making: dict[str, PretrainConfig] = {}
         for name, source in sources(self.experiment).items():
             if name in self.imported:
                 digests[name] = self.imported[name]
@@ -63,89 +72,112 @@ class Supply:
                 digests[name] = self._import(name, source)
                 self.emit({"kind": "auxiliary_ready", "name": name, "sha256": digests[name]})
             elif source.pretrain is not None:
-                known = self._known(source.pretrain)
-                if known is None:
-                    missing[name] = source.pretrain
-                else:
-                    digests[name] = known["sha256"]
-                    self.emit({"kind": "auxiliary_ready", "name": name, "reused": True, **known})
-        if missing:
-            digests |= self._make(missing)
+                making[name] = source.pretrain
+        bases = {maturity(name)[0]: config for name, config in making.items()}
+        made = self._pretrained(bases)
+        for name, config in making.items():
+            base, epoch = maturity(name)
+            digests[name] = made[base].kept[epoch or config.epochs].sha256
         target = digests.pop(TARGET, None)
         return Digests(data=data_digest(self.experiment), target=target, auxiliaries=digests)
 
-    def _make(self, missing: Mapping[str, PretrainConfig]) -> dict[str, str]:
-        assignments: dict[str, Json] = {
-            f"pretrain:{name}": {
-                "kind": "pretrain",
-                "storage": self.store.uri,
-                **patience(self.experiment.failures),
-                "experiment": as_dict(self.experiment),
-                "source": name,
-            }
-            for name in missing
+    def _pretrained(self, configs: Mapping[str, PretrainConfig]) -> dict[str, Made]:
+        """What pre-training came to, by name; the same one is made once for all its names."""
+        wanted: dict[str, Pretraining] = {}
+        for name, config in configs.items():
+            one = pretraining(self.experiment, name, config)
+            wanted[one.fingerprint] = (
+                wanted[one.fingerprint].joined(one) if (one.fingerprint in wanted) else one
+            )
+        found = {one.fingerprint: self._known(one) for one in wanted.values()}
+        missing = {key: one for key, one in wanted.items() if one.missing(found[key])}
+        for key, one in wanted.items():
+            if key not in missing:
+                self._tell(one, found[key], reused=True)
+        leases = {f"{LEASE}{one.names[0]}": one for one in missing.values()}
+        assignments = {
+            lease: self._assignment(one, found[one.fingerprint]) for lease, one in leases.items()
         }
-        digests = {}
-        for lease, outcome in self.lease_all(assignments, self._on_report).items():
-            name = lease.removeprefix("pretrain:")
-            if outcome["kind"] != "finished":
-                why = outcome.get("error", outcome["kind"])
-                raise RequestError(f"{key_of(name)}.pretrain: {why}")
-            made = {key: outcome[key] for key in ("sha256", "seconds", "metrics")}
-            key = layout.pretrained(fingerprint(self.experiment, missing[name]))
-            self.store.put(key, json.dumps({"format": PRETRAINED_FORMAT, **made}).encode())
-            self.emit({"kind": "auxiliary_ready", "name": name, **made})
-            digests[name] = made["sha256"]
-        return digests
+        outcomes = self.lease_all(assignments, self._on_report) if assignments else {}
+        for lease, outcome in outcomes.items():
+            one = leases[lease]
+            found[one.fingerprint] = self._take(one, found[one.fingerprint], outcome)
+        return {name: found[one.fingerprint] for one in wanted.values() for name in one.names}
+
+    def _assignment(self, one: Pretraining, known: Made) -> Json:
+        checkpoints, missing = self.experiment.checkpoints, one.missing(known)
+        return {
+            "kind": "pretrain",
+            "storage": self.store.uri,
+            "study": self.experiment.name,
+            "trial": one.place,
+            **patience(self.experiment.failures),
+            "fence": self.accepted.epoch,
+            "accepted": sorted(m for m in self.accepted.manifests if f"/{one.place}/" in m),
+            "experiment": as_dict(self.experiment),
+            "source": one.names[0],
+            "keep": list(missing),
+            "every_epochs": checkpoints.every_epochs,
+            "keep_last": checkpoints.keep_last,
+        }
+
+    def _take(self, one: Pretraining, known: Made, outcome: Json) -> Made:
+        """Remember what a gang made, and let go of its states."""
+        if outcome["kind"] != "finished":
+            raise failure(f"{key_of(one.names[0])}.pretrain", outcome)
+        made = known.with_more(outcome)
+        self.store.put(layout.pretrained(one.fingerprint), made.as_bytes(one.config.epochs))
+        self._tell(one, made, reused=False)
+        self._let_go(one)
+        return made
+
+    def _tell(self, one: Pretraining, made: Made, *, reused: bool) -> None:
+        """That weights are ready: the last epoch's under the name, others as `name@epoch`."""
+        for name in one.names:
+            for event in made.events(name, one.config.epochs):
+                self.emit(event | ({"reused": True} if reused else {}))
+
+    def _let_go(self, one: Pretraining) -> None:
+        folder = layout.checkpoints(self.experiment.name, one.place)
+        remove(self.store, [entry.key for entry in self.store.list(folder)], self.confirm)
 
     def _on_report(self, lease: str, value: Json) -> None:
-        self.emit({"kind": "auxiliary_epoch", "name": lease.removeprefix("pretrain:"), **value})
+        self.emit({"kind": "auxiliary_epoch", "name": lease.removeprefix(LEASE), **value})
 
-    def _known(self, config: PretrainConfig) -> Json | None:
-        key = layout.pretrained(fingerprint(self.experiment, config))
-        try:
-            content = self.store.get_within(key, _LARGEST_BYTES)
-        except Missing:
-            return None
-        made, blob = _pretrained(content, f"{self.store.uri}/{key}")
-        return made if self.store.exists(blob) else None
+    def _known(self, one: Pretraining) -> Made:
+        """What the store has of a pre-training, or of one in the arithmetic of earlier versions,
+        which pre-trained in fp32 whatever `resources` said, if this study has used that."""
+        made = read_made(self.store, one, one.fingerprint)
+        if one.missing(made) and one.plain_fingerprint != one.fingerprint:
+            plain = read_made(self.store, one, one.plain_fingerprint)
+            last = plain.kept.get(one.config.epochs)
+            if last is not None and last.sha256 in self.used and not one.missing(plain):
+                return plain
+        return made
 
     def _import(self, name: str, source: WeightSource) -> str:
-        """Weights from a file, in canonical form, as a blob."""
+        """Weights from a file, or by reference, in canonical form, as a blob."""
         from m2pt.weights.load import blocks_to_bytes
 
-        blocks = read_weights(self.experiment, name, source)
-        return blobs.put(self.store, blocks_to_bytes(blocks))
-
-
-def _pretrained(content: bytes, shown: str) -> tuple[Json, str]:
-    """What a record of a pre-training says, and the key of its blob. Raises `StorageError`."""
-    try:
-        said = json.loads(content)
-        check_format(said["format"], PRETRAINED_FORMAT, shown)
-        made = {name: said[name] for name in ("sha256", "seconds", "metrics")}
-        return made, layout.blob(made["sha256"])
-    except WrongFormat:
-        raise
-    except (StorageError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise Damaged(
-            f"{shown} is no record of a pre-training: {error}; delete it, and the auxiliary is"
-            " made again"
-        ) from error
+        blocks, sha256 = read_weights(self.experiment, name, source)
+        return sha256 or blobs.put(self.store, blocks_to_bytes(blocks))
 
 
 def imported(store: Store, experiment: Experiment, record: StudyRecord) -> dict[str, str]:
-    """Weights whose files are not here, but were once imported by this study: sha256 by name."""
-    files = {
-        name: Path(source.weights)
+    """Weights that this study has in the store and does not look for again: sha256 by name.
+
+    Once imported, they are needed no more as files, and a reference stays what it stood for.
+    """
+    places = {
+        name: source.weights
         for name, source in sources(experiment).items()
         if source.weights is not None
     }
     return {
         name: record.auxiliaries[name].sha256
-        for name, file in files.items()
+        for name, place in places.items()
         if name in record.auxiliaries
-        and not file.exists()
+        and (reference_in(place) is not None or not Path(place).exists())
         and store.exists(layout.blob(record.auxiliaries[name].sha256))
     }
 
@@ -161,23 +193,29 @@ def data_digest(experiment: Experiment) -> str:
         raise RequestError(f"data: {error}") from error
 
 
-def read_weights(experiment: Experiment, name: str, source: WeightSource) -> Any:
-    """The block weights in the file of a source, which fit the model.
+def read_weights(experiment: Experiment, name: str, source: WeightSource) -> tuple[Any, str | None]:
+    """The block weights of a source, which fit the model, and of what blob they are, if of one.
 
-    Raises `RequestError`, naming the key, where they cannot be read or do not fit.
+    Raises `RequestError`, naming the key, where they cannot be read or do not fit, and
+    `StorageError`.
     """
     from m2pt.weights.blocks import check_fit, depth_of_blocks
     from m2pt.weights.load import load_blocks
 
     assert source.weights is not None  # the caller looked
+    where, reference, sha256 = f"{key_of(name)}.weights", reference_in(source.weights), None
     try:
-        blocks = load_blocks(Path(source.weights), sha256=source.sha256)
+        if reference is None:
+            blocks = load_blocks(Path(source.weights), sha256=source.sha256)
+        else:
+            store = Store.open(experiment.storage)
+            blocks, sha256 = referred(store, reference, where, source.sha256)
         check_fit(blocks, experiment.model, source.weights, any_depth=name != TARGET)
         if name != TARGET:
             check_depth(experiment, depth_of_blocks(blocks))
     except (ValueError, OSError) as error:
-        raise RequestError(f"{key_of(name)}.weights: {error}") from error
-    return blocks
+        raise RequestError(f"{where}: {error}") from error
+    return blocks, sha256
 
 
 def check_depth(experiment: Experiment, depth: int) -> None:
@@ -189,21 +227,20 @@ def check_depth(experiment: Experiment, depth: int) -> None:
 
 def key_of(name: str) -> str:
     """The key of the file under which a source of weights stands."""
-    return TARGET if name == TARGET else f"auxiliaries.{name}"
+    base, _ = maturity(name)
+    return TARGET if base == TARGET else f"auxiliaries.{base}"
 
 
 def sources(experiment: Experiment) -> dict[str, WeightSource]:
-    """The weights to have at hand, by name: the target's, and those in play or likened to."""
+    """The weights to have at hand, by name: the target's, and those in play or likened to.
+
+    `audio` and `audio@20` are two of them, of one source.
+    """
     wanted = {
-        name: experiment.auxiliaries[name]
+        name: source
         for name in possible_auxiliaries(experiment)
-        if experiment.auxiliaries[name].control is None
+        if (source := experiment.source_of(name)).control is None
     }
     if experiment.target is not None:
         wanted[TARGET] = experiment.target
     return wanted
-
-
-def fingerprint(experiment: Experiment, config: PretrainConfig) -> str:
-    """What decides pre-trained weights: the data's content, the encoder and the recipe."""
-    return pretrain_fingerprint(config, experiment.model, describe(config.data).digest)

@@ -13,58 +13,24 @@ from pydantic import Field, field_validator, model_validator
 from m2pt.data.config import DataConfig
 from m2pt.models.config import ModelConfig
 from m2pt.pathway.config import Pathway
-from m2pt.pretrain.config import PretrainConfig
 from m2pt.training.recipe import Numerics, Recipe, TrainingConfig
 from orchestrator.config.addresses import names_bucket, why_no_tracking
 from orchestrator.config.metrics import task_known, why_no_metric
-from orchestrator.config.names import nearest
 from orchestrator.config.searching import Budget as Budget
 from orchestrator.config.searching import RuleError as RuleError
 from orchestrator.config.searching import Scheduler as Scheduler
 from orchestrator.config.searching import Search as Search
 from orchestrator.config.upkeep import Checkpoints, Failures, FrozenSection
+from orchestrator.config.weights import WeightSource as WeightSource
+from orchestrator.config.weights import maturity, why_unknown
 
 BASELINE = "none"
 """How the absence of an auxiliary is written in a file and in a label."""
 
-ControlKind = Literal["random", "permuted"]
 
 STUDY_NAME = r"^[a-z0-9][a-z0-9-]*$"
 STUDY_NAME_MOST = 63
 STUDY_NAME_RULE = "1 to 63 lower-case letters, digits and hyphens, no hyphen first"
-
-
-class WeightSource(FrozenSection):
-    """Where weights come from: exactly one of `pretrain`, `weights` and `control`."""
-
-    pretrain: PretrainConfig | None = None
-    """Make them by masked autoencoding before the study starts."""
-    weights: str | None = None
-    """Path or URI of a checkpoint (safetensors, or a torch file without pickled code)."""
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    """With `weights`: the digest that the file must have; another file is refused."""
-    control: ControlKind | None = None
-    """Make them carry no knowledge: `random` (norm-matched Gaussian) or `permuted` (rows and
-    columns shuffled); for auxiliaries only."""
-    like: str | None = None
-    """With `control`: the auxiliary whose shapes and norms are matched."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "WeightSource":
-        given = [
-            name for name in ("pretrain", "weights", "control") if getattr(self, name) is not None
-        ]
-        if len(given) != 1:
-            found = " and ".join(given) or "none of them"
-            raise ValueError(f"must have exactly one of pretrain, weights, control; has {found}")
-        if (self.control is None) != (self.like is None):
-            raise ValueError(
-                "control and like belong together: `control` says how the weights are made, "
-                "`like` names the auxiliary that they are matched to"
-            )
-        if self.sha256 is not None and self.weights is None:
-            raise ValueError("sha256: is of the file that `weights` names; leave it out without")
-        return self
 
 
 @dataclass(frozen=True)
@@ -76,7 +42,8 @@ class PathwaySection(Pathway):
     """
 
     auxiliary: str | tuple[str, ...] | None = None
-    """Name of a declared auxiliary, a list of several, or null (also written none)."""
+    """Name of a declared auxiliary, a list of several, or null (also written none). `audio@20` is
+    the auxiliary `audio` after epoch 20 of its pre-training, which `keep_epochs` has to name."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -206,12 +173,8 @@ class Experiment(FrozenSection):
             _check_name(name, source)
             _check_like(self.auxiliaries, name, source)
         for name in self.pathway.names:
-            if name not in self.auxiliaries:
-                raise RuleError(
-                    "pathway.auxiliary",
-                    f"{name!r} is not declared under auxiliaries"
-                    + nearest(name, (*self.auxiliaries, BASELINE)),
-                )
+            if (rule := why_unknown(name, self.auxiliaries, BASELINE)) is not None:
+                raise RuleError("pathway.auxiliary", rule)
         if self.target is not None and self.target.control is not None:
             raise RuleError("target.control", "a control is for auxiliaries only; remove target")
         return self
@@ -291,6 +254,14 @@ class Experiment(FrozenSection):
             seed=self.seed,
         )
 
+    def source_of(self, name: str) -> WeightSource:
+        """Where an auxiliary comes from; of `audio@20` it is what `audio` comes from.
+
+        Raises:
+            KeyError: it is not declared.
+        """
+        return self.auxiliaries[name if name in self.auxiliaries else maturity(name)[0]]
+
     def used_auxiliaries(self) -> tuple[str, ...]:
         """The auxiliaries in use and, for controls, those they are made like; sources first."""
         return self.with_sources(self.pathway.names)
@@ -300,7 +271,7 @@ class Experiment(FrozenSection):
         ordered: list[str] = []
         for name in names:
             chain = [name]
-            while (like := self.auxiliaries[chain[-1]].like) is not None:
+            while (like := self.source_of(chain[-1]).like) is not None:
                 chain.append(like)
             ordered.extend(step for step in reversed(chain) if step not in ordered)
         return tuple(ordered)
@@ -321,14 +292,11 @@ def _check_like(sources: Mapping[str, WeightSource], name: str, source: WeightSo
     seen = [name]
     while source.like is not None:
         like = source.like
-        if like not in sources:
-            raise RuleError(
-                f"auxiliaries.{seen[-1]}.like",
-                f"{like!r} is not declared under auxiliaries"
-                + nearest(like, [other for other in sources if other not in seen]),
-            )
         if like in seen:
             circle = " -> ".join((*seen, like))
             raise RuleError(f"auxiliaries.{name}.like", f"runs in a circle: {circle}")
+        others = {key: other for key, other in sources.items() if key not in seen}
+        if (rule := why_unknown(like, others)) is not None:
+            raise RuleError(f"auxiliaries.{seen[-1]}.like", rule)
         seen.append(like)
-        source = sources[like]
+        source = sources[like if like in sources else maturity(like)[0]]

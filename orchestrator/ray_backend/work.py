@@ -4,11 +4,9 @@ An assignment is JSON and names everything by content: the resolved experiment, 
 the storage prefix and the fencing epoch. Nothing else passes from the driver to a gang.
 """
 
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
-
-import ray
 
 from m2pt.data.files import waiting_for
 from m2pt.pretrain.mae import MaskedAutoencoding
@@ -20,9 +18,10 @@ from m2pt.weights.load import blocks_to_bytes
 from orchestrator.config.io import from_dict
 from orchestrator.promotion.export import Identity, Trained, export_model, write
 from orchestrator.promotion.stored import dataset_of, final_state, inputs_from
+from orchestrator.ray_backend.pretraining import PretrainSession
 from orchestrator.ray_backend.reporting import GangSession, StoppedHere
 from orchestrator.ray_backend.worker import Gang
-from orchestrator.storage import blobs, layout
+from orchestrator.storage import layout
 from orchestrator.storage.checkpoints import Accepted, TrialCheckpoints
 from orchestrator.storage.patient import PatientStore
 from orchestrator.storage.uri import Store
@@ -63,28 +62,34 @@ def train(gang: Gang, turn: Json, call: Json) -> Json:
 
 
 def pretrain(gang: Gang, turn: Json, call: Json) -> Json:
-    """Make an auxiliary by masked autoencoding on rank 0, and keep its blocks as a blob."""
-    if gang.world.rank != 0:
-        return {}
+    """Make an auxiliary by masked autoencoding, from where its newest checkpoint stands; keep its
+    blocks as blobs at the epochs asked for."""
     assignment = turn["assignment"]
-    began = time.perf_counter()
     experiment, name = from_dict(assignment["experiment"]), assignment["source"]
     source = experiment.target if name == "target" else experiment.auxiliaries[name]
     assert source is not None
     assert source.pretrain is not None  # the driver asks for nothing else
-    encoder = MaskedAutoencoding(
-        source.pretrain, experiment.model, loader_workers=gang.world.loader_workers
+    run = MaskedAutoencoding(
+        source.pretrain,
+        experiment.model,
+        numerics=experiment.training_config().numerics,
+        world=gang.world,
     )
-    metrics: dict[str, float] = {}
-    for number, report in enumerate(encoder.epochs()):
-        metrics = {"pretrain/loss": report.loss}
-        value = {"epoch": report.epoch, "epochs": source.pretrain.epochs, "metrics": metrics}
-        if ray.get(gang.mailbox.report.remote(call, number, value, False)) != "go":
-            return {"kind": "stopped"}
-    store = _store(assignment)
-    sha256 = blobs.put(store, blocks_to_bytes(encoder.block_weights()))
-    seconds = time.perf_counter() - began
-    return {"kind": "finished", "sha256": sha256, "seconds": seconds, "metrics": metrics}
+    session = PretrainSession(
+        gang=gang,
+        call=call,
+        checkpoints=_checkpoints(assignment),
+        reported=turn["reported"],
+        rungs=frozenset(),
+        every_epochs=assignment["every_epochs"],
+        about={"pretraining": name},
+        retention=TrialRetention(assignment["keep_last"]),
+        keep=frozenset(assignment["keep"]),
+        weights=lambda: blocks_to_bytes(run.block_weights()),
+    )
+    with suppress(StoppedHere), session:
+        drive(run, session)
+    return session.outcome()
 
 
 def settle(gang: Gang, turn: Json, call: Json) -> Json:

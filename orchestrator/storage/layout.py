@@ -185,6 +185,11 @@ def pretrained(fingerprint: str) -> str:
     return f"{PRETRAINED}/{fingerprint}.json"
 
 
+def pretraining(fingerprint: str) -> str:
+    """What stands in the place of a trial's id where a pre-training keeps its checkpoints."""
+    return f"pretrain-{fingerprint[:16]}"
+
+
 def folder(key: str) -> str:
     """The folder in which the object of this key lies; "" for the top one."""
     return key.rpartition("/")[0]

@@ -12,8 +12,9 @@ from m2pt.pathway.config import (
     Pathway,
     Scale,
 )
-from orchestrator.config.experiment import BASELINE, ControlKind, Experiment, PathwaySection
+from orchestrator.config.experiment import BASELINE, Experiment, PathwaySection
 from orchestrator.config.paths import needs_auxiliary
+from orchestrator.config.weights import ControlKind
 from search_spaces.space import Choice, Grid
 
 Kind = Literal["baseline", "plain", "pathway", "control"]

@@ -111,7 +111,11 @@ class Meter:
         elif kind == "epoch":
             seconds = event.get("seconds") or {}
             self._work(sum(float(seconds.get(part, 0.0)) for part in _TRAINING))
-        elif kind == "auxiliary_ready":
+        elif kind == "auxiliary_epoch":
+            self._made.add(event["name"])
+            seconds = event.get("seconds") or {}
+            self._work(sum(float(seconds.get(part, 0.0)) for part in _TRAINING))
+        elif kind == "auxiliary_ready":  # journals of before tell of no epochs
             if event["name"] not in self._made and not event.get("reused", False):
                 self._work(float(event.get("seconds", 0.0)))
             self._made.add(event["name"])

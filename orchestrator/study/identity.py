@@ -13,6 +13,7 @@ from typing import Any
 from m2pt.later import plain
 from m2pt.models.config import ModelConfig
 from m2pt.pretrain.config import PretrainConfig
+from m2pt.training.recipe import Numerics
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.paths import PATHWAY_ONLY
 
@@ -87,12 +88,20 @@ def arm_identity(experiment: Experiment, digests: Digests) -> dict[str, Any]:
     }
 
 
-def pretrain_fingerprint(config: PretrainConfig, model: ModelConfig, data_digest: str) -> str:
+def pretrain_fingerprint(
+    config: PretrainConfig,
+    model: ModelConfig,
+    data_digest: str,
+    numerics: Numerics = Numerics(),  # noqa: B008  # a frozen value
+) -> str:
     """Who an auxiliary that is made here is, before and whether or not it has been made.
 
     Only the shape of the encoder's blocks is taken from `model`: its tokenizer is the target's.
+    Which epochs of it are kept changes none of them. Of `numerics` only what differs from the
+    default counts.
     """
     made = plain(config)
+    made.pop("keep_epochs", None)
     data = made.pop("data")
     for place in ("source", "test_source"):
         del data[place]
@@ -104,11 +113,15 @@ def pretrain_fingerprint(config: PretrainConfig, model: ModelConfig, data_digest
         "data": {**data, "digest": data_digest},
         "model": blocks,
     }
+    default = plain(Numerics())
+    unusual = {key: value for key, value in plain(numerics).items() if value != default[key]}
+    if unusual:
+        identity["numerics"] = unusual
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
 
 
 def _source(experiment: Experiment, name: str, digests: Digests) -> Any:
-    source = experiment.auxiliaries[name]
+    source = experiment.source_of(name)
     if source.control is not None and source.like is not None:
         return {"control": source.control, "like": _source(experiment, source.like, digests)}
     return digests.auxiliaries[name]

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from orchestrator.config.experiment import Experiment, Scheduler, WeightSource
+from orchestrator.config.weights import maturity
 from orchestrator.study.agenda import Agenda
 from orchestrator.study.arms import is_control, possible_auxiliaries
 from orchestrator.study.identity import Digests
@@ -145,7 +146,7 @@ def make_plan(experiment: Experiment, digests: Digests | DigestsOf | None = None
             workers * resources.gpus_per_worker,
         ),
         auxiliaries=tuple(
-            AuxiliaryLine(name, source_text(experiment.auxiliaries[name]))
+            AuxiliaryLine(name, source_text(experiment.source_of(name), maturity(name)[1]))
             for name in possible_auxiliaries(experiment)
         ),
         arms=tuple(_arm_line(plan) for plan in preview(agenda, _PREVIEWED)),
@@ -180,11 +181,12 @@ def preview(agenda: Agenda, most: int) -> list[TrialPlan]:
     return plans
 
 
-def source_text(source: WeightSource) -> str:
-    """Where weights come from, in words."""
+def source_text(source: WeightSource, epoch: int | None = None) -> str:
+    """Where weights come from, in words; `epoch` of a pre-training is its last one where None."""
     if source.pretrain is not None:
         made = source.pretrain
-        return f"pre-trained here on {made.data.source} for {made.epochs} epochs"
+        part = "" if epoch in (None, made.epochs) else f"{epoch} of "
+        return f"pre-trained here on {made.data.source} for {part}{made.epochs} epochs"
     return source.weights or f"{source.control} control like {source.like}"
 
 
@@ -205,7 +207,8 @@ class _Imagined:
 
 def placeholders(experiment: Experiment) -> Digests:
     """Stand in for digests where nothing is read: ids made of them are not those of the study."""
-    return Digests("data", None, {name: name for name in experiment.auxiliaries})
+    names = (*experiment.auxiliaries, *possible_auxiliaries(experiment))
+    return Digests("data", None, {name: name for name in names})
 
 
 def _stages(experiment: Experiment, agenda: Agenda, size: int | None) -> tuple[StageLine, ...]:

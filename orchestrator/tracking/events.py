@@ -15,6 +15,7 @@ Event = dict[str, Any]
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "study_started": ("experiment_sha256", "experiment"),
     "takeover": ("segments", "manifests"),
+    "auxiliary_epoch": ("name", "epoch", "metrics"),
     "auxiliary_ready": ("name", "sha256"),
     "planned": ("trial", "arm", "label", "stage", "seed", "values", "auxiliary", "coverage"),
     "started": ("trial", "gang", "attempt"),

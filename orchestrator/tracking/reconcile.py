@@ -201,7 +201,11 @@ def _epoch_points(trial: TrialRecord, after: int) -> list[Point]:
 def _auxiliary_points(record: StudyRecord) -> list[Point]:
     points = []
     for one in record.auxiliaries.values():
-        points += _points(one.metrics, f"auxiliary/{one.name}/", _ms(record.started), 0)
+        at = (_ms(record.started), one.epoch or 0)
+        points += _points(one.metrics, f"auxiliary/{one.name}/", *at)
+    for name, entries in record.pretraining.items():
+        for entry in entries.values():
+            points += _points(entry.metrics, f"auxiliary/{name}/", _ms(entry.time), entry.epoch)
     return points
 
 

@@ -8,6 +8,7 @@ from orchestrator.tracking.events import FIELDS
 
 Status = Literal["planned", "running", "finished", "stopped", "failed"]
 StudyStatus = Literal["planned", "running", "finished", "stopped"]
+Purpose = Literal["search", "pretrain"]
 
 
 class EpochRecord(NamedTuple):
@@ -63,12 +64,14 @@ class TrialRecord:
 
 @dataclass
 class AuxiliaryRecord:
-    """An auxiliary whose weights are ready."""
+    """An auxiliary whose weights are ready; `audio@20` is `audio` at an epoch that was kept."""
 
     name: str
     sha256: str
     seconds: float
     metrics: dict[str, float]
+    epoch: int | None = None
+    """Of its pre-training."""
 
 
 @dataclass
@@ -91,9 +94,13 @@ class StudyRecord:
     status: StudyStatus = "planned"
     experiment: dict[str, Any] = field(default_factory=dict)
     experiment_sha256: str = ""
+    purpose: Purpose = "search"
+    """A study with the purpose `pretrain` ends where trials would begin."""
     trials: dict[str, TrialRecord] = field(default_factory=dict)
     """By trial id, in the order in which they were planned."""
     auxiliaries: dict[str, AuxiliaryRecord] = field(default_factory=dict)
+    pretraining: dict[str, dict[int, EpochRecord]] = field(default_factory=dict)
+    """What pre-trainings reported, by auxiliary and epoch."""
     gangs: dict[str, GangRecord] = field(default_factory=dict)
     takeovers: int = 0
     verdict: str | None = None
@@ -126,6 +133,8 @@ class StudyRecord:
 
         A trial that was started anew reports epochs a second time, and ends but once.
         """
+        if event["kind"] == "auxiliary_epoch":
+            return event["epoch"] not in self.pretraining.get(event["name"], {})
         kind, trial = event["kind"], self.trials.get(event.get("trial", ""))
         if trial is None:
             return True
@@ -162,15 +171,19 @@ def _started(trial: TrialRecord, event: Mapping[str, Any], time: float) -> None:
 
 
 def _epoch(trial: TrialRecord, event: Mapping[str, Any], time: float) -> None:
-    metrics, scales, seconds = (
-        _floats(event.get(part)) for part in ("metrics", "scales", "seconds")
-    )
     trial.status = "running"
-    trial.epochs.append(EpochRecord(int(event["epoch"]), metrics, scales, seconds, time))
+    trial.epochs.append(_epoch_record(event, time))
     trial.epochs.sort(key=lambda entry: entry.epoch)
     trial.epochs_planned = event.get("epochs", trial.epochs_planned)
     if trial.started is None:
         trial.started = time
+
+
+def _epoch_record(event: Mapping[str, Any], time: float) -> EpochRecord:
+    metrics, scales, seconds = (
+        _floats(event.get(part)) for part in ("metrics", "scales", "seconds")
+    )
+    return EpochRecord(int(event["epoch"]), metrics, scales, seconds, time)
 
 
 def _checkpoint(trial: TrialRecord, event: Mapping[str, Any], time: float) -> None:
@@ -197,6 +210,7 @@ def _exported(trial: TrialRecord, event: Mapping[str, Any], time: float) -> None
 def _study_started(record: StudyRecord, event: Mapping[str, Any], time: float) -> None:
     del time
     record.experiment, record.experiment_sha256 = event["experiment"], event["experiment_sha256"]
+    record.purpose = event.get("purpose", "search")
 
 
 def _takeover(record: StudyRecord, event: Mapping[str, Any], time: float) -> None:
@@ -206,6 +220,11 @@ def _takeover(record: StudyRecord, event: Mapping[str, Any], time: float) -> Non
         gang.open = False
 
 
+def _auxiliary_epoch(record: StudyRecord, event: Mapping[str, Any], time: float) -> None:
+    entry = _epoch_record(event, time)
+    record.pretraining.setdefault(event["name"], {})[entry.epoch] = entry
+
+
 def _auxiliary_ready(record: StudyRecord, event: Mapping[str, Any], time: float) -> None:
     del time
     record.auxiliaries[event["name"]] = AuxiliaryRecord(
@@ -213,6 +232,7 @@ def _auxiliary_ready(record: StudyRecord, event: Mapping[str, Any], time: float)
         event["sha256"],
         float(event.get("seconds", 0.0)),
         _floats(event.get("metrics")),
+        event.get("epoch"),
     )
 
 
@@ -255,6 +275,7 @@ _OF_TRIALS: Mapping[str, Callable[[TrialRecord, Mapping[str, Any], float], None]
 _OF_STUDIES: Mapping[str, Callable[[StudyRecord, Mapping[str, Any], float], None]] = {
     "study_started": _study_started,
     "takeover": _takeover,
+    "auxiliary_epoch": _auxiliary_epoch,
     "auxiliary_ready": _auxiliary_ready,
     "gang_opened": _gang_opened,
     "gang_lost": _gang_lost,

@@ -16,13 +16,14 @@ from m2pt.data.config import DataConfig
 from m2pt.data.describe import describe
 from m2pt.training import state
 from orchestrator.cli import main
-from orchestrator.conduct import brake, ownership, supply
+from orchestrator.conduct import brake, ownership
+from orchestrator.conduct.made import PRETRAINED_FORMAT, Made, parse_made
 from orchestrator.conduct.ownership import snapshot, stored_experiment
 from orchestrator.errors import StorageError
 from orchestrator.evidence import report
 from orchestrator.importing import destination
 from orchestrator.promotion import load_model
-from orchestrator.storage import checkpoints, layout
+from orchestrator.storage import checkpoints
 from orchestrator.storage.checkpoints import TrialCheckpoints, read_manifest
 from orchestrator.storage.lease import Lease, read_owner
 from orchestrator.storage.uri import Store
@@ -58,6 +59,10 @@ def store(tmp_path: Path) -> Store:
     return made
 
 
+def _pretrained(store: Store, epochs: int) -> Made:
+    return parse_made(store.get(PRETRAINED), PRETRAINED, epochs)
+
+
 # What was kept ---------------------------------------------------------------------------------
 
 
@@ -71,8 +76,8 @@ def test_a_study_of_the_first_release_is_read(store: Store) -> None:
     owner = read_owner(store, "kept")
     assert owner is not None
     assert (owner.epoch, owner.released, owner.pid) == (2, True, 4711)
-    made, blob = supply._pretrained(store.get(PRETRAINED), PRETRAINED)
-    assert (made["metrics"], blob) == ({"pretrain/loss": 0.25}, layout.blob("0" * 64))
+    kept = _pretrained(store, 3).kept[3]
+    assert (kept.metrics, kept.sha256) == ({"pretrain/loss": 0.25}, "0" * 64)
     assert brake._asked_by(store, REQUEST) == "somebody"
 
 
@@ -129,7 +134,7 @@ def test_every_format_has_what_it_wrote_in_a_file_here() -> None:
         "segment": segments.FORMAT,
         "manifest": checkpoints.FORMAT,
         "state": state.FORMAT,
-        "pretrained": supply.PRETRAINED_FORMAT,
+        "pretrained": PRETRAINED_FORMAT,
         "request": brake.FORMAT,
         "spool": spool.FORMAT,
         "import": destination.FORMAT,
@@ -161,7 +166,7 @@ READERS: dict[str, tuple[str, Read]] = {
     "segment": (SEGMENT, lambda store: read_events(store, "kept")),
     "lease": (LEASE, lambda store: read_owner(store, "kept")),
     "manifest": (MANIFEST, lambda store: read_manifest(store, MANIFEST)),
-    "pretrained": (PRETRAINED, lambda store: supply._pretrained(store.get(PRETRAINED), PRETRAINED)),
+    "pretrained": (PRETRAINED, lambda store: _pretrained(store, 1)),
     "request": (REQUEST, lambda store: brake._asked_by(store, REQUEST)),
     "import": ("import.json", lambda store: destination.read_json(store, "import.json")),
 }

@@ -21,8 +21,8 @@ from m2pt.data.schema import DataError
 from m2pt.training.state import from_bytes
 from m2pt.weights.load import load_blocks
 from orchestrator.conduct.brake import Brake
+from orchestrator.conduct.made import parse_made
 from orchestrator.conduct.ownership import stored_experiment
-from orchestrator.conduct.supply import _pretrained
 from orchestrator.errors import OrchestratorError, StorageError
 from orchestrator.importing.destination import DATASET, read_json
 from orchestrator.importing.kinds import Broken
@@ -136,7 +136,7 @@ READERS: dict[str, tuple[str, Read]] = {
     "journal": (SEGMENT, lambda store, _: read_events(store, "s")),
     "manifest": (MANIFEST, lambda store, _: read_manifest(store, MANIFEST)),
     "experiment": (layout.experiment("s"), lambda store, _: stored_experiment(store, "s")),
-    "pretrained": ("pretrained/x", lambda store, _: _pretrained(store.get("pretrained/x"), "x")),
+    "pretrained": ("pretrained/x", lambda store, _: parse_made(store.get("pretrained/x"), "x", 1)),
     "request": (layout.control("s", 1, "stop-1"), _brake),
     "data set": (DATASET, lambda store, _: read_json(store, DATASET)),
     "state": ("state", _state),

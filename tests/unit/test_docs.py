@@ -34,6 +34,7 @@ RUN_ELSEWHERE = {
     "make test": ".ci/run",
     "make fast": "Makefile",
     "search": "tests/ray/test_search.py",
+    "pretrain": "tests/faults/test_pretraining_killed.py",
     "status": "tests/ray/test_search.py",
     "stop": "tests/ray/test_search.py",
     "resume": "tests/ray/test_search.py",

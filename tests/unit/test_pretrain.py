@@ -1,5 +1,6 @@
 """Masked autoencoding: learns on every modality, repeats bit for bit, and sees no masked token."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,11 +11,14 @@ from m2pt.data.load import load
 from m2pt.models.build import build_model
 from m2pt.models.config import ModelConfig, Tokenizer
 from m2pt.pretrain.config import PretrainConfig
-from m2pt.pretrain.mae import MaskedAutoencoding, pretrain
+from m2pt.pretrain.mae import LOSS, MaskedAutoencoding, pretrain
 from m2pt.pretrain.targets import chamfer_loss, group_targets, patch_targets
+from m2pt.training.session import MemorySession, drive
+from m2pt.training.state import from_bytes, to_bytes
 from m2pt.weights.blocks import block_weights
 
 MODEL = ModelConfig(width=32, depth=2, heads=2)
+SMALL = ModelConfig(width=16, depth=1, heads=2)
 TOKENIZERS = {
     "digits": Tokenizer(patch=2),
     "tones": Tokenizer(patch=8),
@@ -38,15 +42,42 @@ def test_the_loss_falls_and_the_run_repeats(name: str) -> None:
     first = MaskedAutoencoding(config(name), MODEL)
     reports = list(first.epochs())
     assert [report.epoch for report in reports] == [1, 2, 3]
-    assert reports[-1].loss < 0.95 * reports[0].loss
+    assert reports[-1].metrics[LOSS] < 0.95 * reports[0].metrics[LOSS]
     torch.manual_seed(1)
     state = torch.get_rng_state()
     again = MaskedAutoencoding(config(name), MODEL)
-    losses = [report.loss for report in again.epochs()]
+    losses = [report.metrics[LOSS] for report in again.epochs()]
     assert torch.equal(torch.get_rng_state(), state)
-    assert losses == [report.loss for report in reports]
+    assert losses == [report.metrics[LOSS] for report in reports]
     made, repeated = first.block_weights(), again.block_weights()
     assert all(torch.equal(made[key], repeated[key]) for key in made)
+
+
+@pytest.mark.parametrize("name", list(EMBEDDED))
+def test_a_run_that_goes_on_is_the_same_bit_for_bit(name: str) -> None:
+    data = load(DataConfig(name, limit=12))
+    short = replace(config(name, epochs=2, batch_size=8), data=DataConfig(name, limit=12))
+    whole, first = (MaskedAutoencoding(short, SMALL, dataset=data) for _ in range(2))
+    losses = [report.metrics for report in whole.epochs()]
+    session = MemorySession(stop_after=1)
+    assert drive(first, session) == "stopped"
+    assert session.state is not None
+    kept = to_bytes(session.state)
+    again, rest = MaskedAutoencoding(short, SMALL, dataset=data), MemorySession()
+    rest.state = from_bytes(kept)
+    assert drive(again, rest) == "finished"
+    assert [report.metrics for report in (*session.reports, *rest.reports)] == losses
+    assert to_bytes(again.capture()) == to_bytes(whole.capture())
+
+
+def test_a_state_of_another_run_is_refused() -> None:
+    data = load(DataConfig("digits", limit=12))
+    state = MaskedAutoencoding(config("digits"), MODEL, dataset=data).capture()
+    other = MaskedAutoencoding(config("digits", mask_ratio=0.5), MODEL, dataset=data)
+    with pytest.raises(ValueError, match=r"recipe.mask_ratio is 0.6 in the state and 0.5 here"):
+        other.restore(state)
+    kept = MaskedAutoencoding(config("digits", keep_epochs=(1,)), MODEL, dataset=data)
+    kept.restore(state)
 
 
 def test_the_blocks_fit_a_target_of_another_modality() -> None:
@@ -69,7 +100,7 @@ def test_an_auxiliary_does_not_start_as_a_target_of_the_same_seed() -> None:
 
 def test_seeds_differ() -> None:
     one, other = (list(pretrain(config("clips", epochs=1, seed=seed), MODEL)) for seed in (0, 1))
-    assert one[0].loss != other[0].loss
+    assert one[0].metrics != other[0].metrics
 
 
 @pytest.mark.parametrize("name", list(EMBEDDED))

@@ -1,0 +1,116 @@
+"""Weights that lie in the store already: what another study made or exported, or a blob."""
+
+import json
+from typing import Any
+
+from orchestrator.config.names import nearest
+from orchestrator.config.weights import BlobReference, StudyReference
+from orchestrator.errors import RequestError
+from orchestrator.storage import layout
+from orchestrator.storage.formats import check_format
+from orchestrator.storage.uri import Damaged, Missing, Store
+from orchestrator.tracking.journal import read_events
+from orchestrator.tracking.record import StudyRecord, fold
+
+EXPORT_FORMAT = 1
+_LARGEST_BYTES = 16 * 1024 * 1024  # of what describes an export
+
+
+def referred(
+    store: Store, reference: StudyReference | BlobReference, where: str, sha256: str | None = None
+) -> tuple[Any, str | None]:
+    """The block weights that a reference stands for, and their blob; None for an export's.
+
+    Nothing is written. `where` is the key of the file that holds the reference; with `sha256`
+    only weights of that digest are taken.
+
+    Raises:
+        RequestError: there is nothing of the name, or it has another digest; says what there is.
+        StorageError: the store cannot be reached, or what lies there is damaged.
+        ValueError: what lies there are no block weights.
+    """
+    from m2pt.weights.load import blocks_from_bytes
+
+    if isinstance(reference, BlobReference):
+        key, digest, blob = layout.blob(reference.sha256), reference.sha256, True
+    else:
+        key, digest, blob = _made(store, reference, where)
+    if sha256 not in (None, digest):
+        raise RequestError(
+            f"{where}: it stands for weights of sha256 {digest}, not {sha256}; correct the digest, "
+            "or name other weights"
+        )
+    try:
+        blocks = blocks_from_bytes(store.get_known(key, digest))
+    except Missing:
+        raise RequestError(
+            f"{where}: {store.uri} holds no {key}; was it deleted, or is it under another storage?"
+        ) from None
+    return blocks, digest if blob else None
+
+
+def _made(store: Store, reference: StudyReference, where: str) -> tuple[str, str, bool]:
+    """(key, sha256, whether it is a blob) of what a study made."""
+    record = _record(store, reference, where)
+    ready = _ready(record, reference)
+    if ready is not None:
+        return layout.blob(ready), ready, True
+    trial = record.trials.get(reference.full_name)
+    if trial is None:
+        raise RequestError(f"{where}: {_no_such(store, record, reference)}")
+    if trial.exported is None:
+        raise RequestError(
+            f"{where}: trial {trial.trial} of study {reference.study!r} was not exported"
+            + (nearest(trial.trial, _exported(record)) or "; nor was another one")
+        )
+    key = layout.export(reference.study, trial.trial, "model.safetensors")
+    return key, _digest_of_export(store, reference, where), False
+
+
+def _record(store: Store, reference: StudyReference, where: str) -> StudyRecord:
+    events = read_events(store, reference.study)
+    if events:
+        return fold(events)
+    names = {layout.study_of(entry.key) for entry in store.list(layout.STUDIES)}
+    known = sorted(name for name in names if name is not None)
+    raise RequestError(
+        f"{where}: no study {reference.study!r} lies under {store.uri}"
+        + (nearest(reference.study, known) or "; there is none")
+    )
+
+
+def _ready(record: StudyRecord, reference: StudyReference) -> str | None:
+    """The blob of an auxiliary that the study has made."""
+    found = record.auxiliaries.get(reference.full_name)
+    if found is None and reference.epoch is not None:
+        last = record.auxiliaries.get(reference.name)
+        found = last if last is not None and last.epoch == reference.epoch else None
+    return None if found is None else found.sha256
+
+
+def _no_such(store: Store, record: StudyRecord, reference: StudyReference) -> str:
+    known = [*record.auxiliaries, *_exported(record)]
+    what = f"study {reference.study!r} under {store.uri}"
+    if reference.name in record.pretraining and reference.name not in record.auxiliaries:
+        return f"{what} has not yet made {reference.name!r}: let it go on, and try again then"
+    if not known:
+        return f"{what} has made no weights; run `orchestrator pretrain` on its file first"
+    return f"{what} has made no {reference.full_name!r}{nearest(reference.full_name, known)}"
+
+
+def _exported(record: StudyRecord) -> list[str]:
+    return [name for name, trial in record.trials.items() if trial.exported is not None]
+
+
+def _digest_of_export(store: Store, reference: StudyReference, where: str) -> str:
+    """What `model.json` says of the weights beside it."""
+    key = layout.export(reference.study, reference.name, "model.json")
+    shown = f"{store.uri}/{key}"
+    try:
+        said = json.loads(store.get_within(key, _LARGEST_BYTES))
+        check_format(said["format"], EXPORT_FORMAT, shown)
+        return str(said["sha256"])
+    except Missing:
+        raise RequestError(f"{where}: {shown} is not there any more; export it again") from None
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise Damaged(f"{shown} does not describe an export: {error}") from error
