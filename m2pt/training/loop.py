@@ -21,7 +21,8 @@ from m2pt.models.norm import synchronise
 from m2pt.pathway.config import Pathway
 from m2pt.pathway.reparam import attach_pathway, set_progress
 from m2pt.pathway.scale import envelope_at, value_learns_at
-from m2pt.training import metrics, snapshot
+from m2pt.training import metrics, probe, snapshot
+from m2pt.training.average import Average
 from m2pt.training.batches import global_batches, micro_batches, order_seed, steps_per_epoch
 from m2pt.training.evaluate import evaluate
 from m2pt.training.mixing import build_mix
@@ -81,9 +82,14 @@ class Training:
             load_target(self.model, target_weights)
         if config.pathway is not None:
             attach_pathway(self.model, auxiliaries, config.pathway)
+        if config.recipe.train == "probe":
+            probe.freeze(self.model)
         self.model.to(world.device, dtype_of(config.numerics))
         self._batch_norms = synchronise(self.model) if world.size > 1 else []
         self._optimizer = build_optimizer(self.model, config.recipe)
+        self._average: Average | None = None
+        if config.recipe.ema_decay is not None:
+            self._average = Average(probe.learned(self.model), config.recipe.ema_decay)
         self._steps = steps_per_epoch(len(dataset.train), config.recipe.batch_size)
         self._digests: dict[str, str] = {}
         self._envelope: float | None = None
@@ -110,7 +116,15 @@ class Training:
             config=self.config,
             epoch=self.epoch,
             digests=self._what_it_stands_on(),
+            average=self._average,
         )
+
+    def settle(self) -> None:
+        """Leave the model with the weights that count at the end: the averaged ones, where there
+        are any. For evaluation and export; the training does not go on from there.
+        """
+        if self._average is not None:
+            self._average.swap()
 
     def restore(self, state: State) -> None:
         """Go on from `state`, on any number of workers; call it before `epochs`.
@@ -124,6 +138,7 @@ class Training:
             self._optimizer,
             config=self.config,
             digests=self._what_it_stands_on(),
+            average=self._average,
         )
         self._set_progress(self.epoch * self._steps)
 
@@ -133,13 +148,14 @@ class Training:
         self.epoch += 1
         self._set_progress(self.epoch * self._steps)
         trained_at = perf_counter()
-        found = evaluate(
-            evaluated,
-            self._dataset.validation,
-            self._evaluation_batch(),
-            self.config.numerics,
-            world=self.world,
-        )
+        with nullcontext() if self._average is None else self._average.in_place():
+            found = evaluate(
+                evaluated,
+                self._dataset.validation,
+                self._evaluation_batch(),
+                self.config.numerics,
+                world=self.world,
+            )
         metrics.check_finite(found["loss"], f"validation loss after epoch {self.epoch}")
         numbers |= {f"val/{name}": value for name, value in found.items()}
         numbers["learning_rate"] = self._recipe.learning_rate * self._factor(
@@ -163,6 +179,8 @@ class Training:
         world, recipe, samples = self.world, self._recipe, self._dataset.train
         seed_everything(world.device, self.config.seed, self.epoch, world.rank)
         module.train()
+        if recipe.train == "probe":
+            probe.rest(self.model)
         losses = metrics.StepLosses(self._steps, world)
         order = samples.order(order_seed(self.config.seed, self.epoch))
         batches = global_batches(order, recipe.batch_size)
@@ -174,12 +192,13 @@ class Training:
             [indices for pieces in shares for indices, _ in pieces],
             epoch=self.epoch,
             seed=self.config.seed,
+            views=recipe.repeats,
             workers=world.loader_workers,
         )
         with closing(read):
             for step, (batch, pieces) in enumerate(zip(batches, shares, strict=True)):
                 self._prepare_step(self.epoch * self._steps + step)
-                weights = [weight for _, weight in pieces]
+                weights = [weight / recipe.repeats for _, weight in pieces]
                 losses.add(step, self._descend(module, read, weights))
                 losses.note_size(step, len(batch))
                 losses.check(self.epoch + 1, step)
@@ -198,6 +217,8 @@ class Training:
         if self._recipe.clip_grad is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self._recipe.clip_grad)
         self._optimizer.step()
+        if self._average is not None:
+            self._average.update()
         return torch.stack(losses).double().sum()
 
     def _prepare_step(self, step: int) -> None:

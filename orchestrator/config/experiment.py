@@ -14,7 +14,7 @@ from m2pt.data.config import DataConfig
 from m2pt.models.config import ModelConfig
 from m2pt.pathway.config import Pathway
 from m2pt.pretrain.config import PretrainConfig
-from m2pt.training.recipe import Numerics, Recipe, TrainingConfig
+from m2pt.training.recipe import Numerics, Recipe, TrainingConfig, broken_rules
 from orchestrator.config.addresses import names_bucket, why_no_tracking
 from orchestrator.config.names import nearest
 from orchestrator.config.upkeep import Checkpoints, Failures, FrozenSection
@@ -302,6 +302,12 @@ class Experiment(FrozenSection):
                 f"block {max(blocks)} does not exist: model.depth is {depth}, so the last is "
                 f"{depth - 1}",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _in_vain(self) -> "Experiment":
+        for path, rule in broken_rules(self.training, self.data, self.pathway.pathway):
+            raise RuleError(path, rule)
         return self
 
     @model_validator(mode="after")
