@@ -7,8 +7,9 @@ _HERE = Path(__file__).parent
 
 
 def names() -> tuple[str, ...]:
-    """The names of all shipped experiments, in order."""
-    return tuple(sorted(path.stem for path in _HERE.glob("*.yaml")))
+    """The names of all shipped experiments, in order; those of the paper are paper/..."""
+    files = (path.relative_to(_HERE) for path in _HERE.rglob("*.yaml"))
+    return tuple(sorted(path.with_suffix("").as_posix() for path in files))
 
 
 def find(name: str) -> Path:

@@ -40,21 +40,18 @@ class Augmentation:
         """
         if self.config.augment == "light":
             return _light(batch, self.modality, draws.uniform(8))
-        strength = self.config.augment_strength
         if self.modality == "point":
-            thin = self.task != "parts"
-            return _points(batch, draws, strength, turn=self.config.turn, thin=thin)
+            return _points(batch, draws, self.config, thin=self.task != "parts")
         if self.modality == "audio":
-            return _spectrograms(batch, draws, strength)
+            return _spectrograms(batch, draws, self.config)
         # timm's transforms come with torchvision, which takes a second to import
-        from m2pt.data.augment_timm import Pictures, erase_clips
+        from m2pt.data.augment_timm import Clips, Pictures
 
         seeds = draws.seeds(stream=_TIMM)
         if self.modality == "image":
-            pictures = Pictures(strength, self.normalisation, mirror=self.config.mirror)
-            return pictures(batch, seeds)
-        clips = _clips(batch, draws.uniform(_NUMBERS, stream=_ORDER), strength, self.config.mirror)
-        return erase_clips(clips, seeds, strength)
+            return Pictures(self.config, self.normalisation)(batch, seeds)
+        clips = _clips(batch, draws.uniform(_NUMBERS, stream=_ORDER), self.config)
+        return Clips(self.config, self.normalisation)(clips, seeds)
 
 
 def _light(batch: Tensor, modality: Modality, draws: Tensor) -> Tensor:
@@ -71,17 +68,20 @@ def _light(batch: Tensor, modality: Modality, draws: Tensor) -> Tensor:
     return shifted * _each(contrast, batch) + _each(brightness, batch)
 
 
-def _points(batch: Tensor, draws: Draws, strength: float, *, turn: bool, thin: bool) -> Tensor:
+def _points(batch: Tensor, draws: Draws, config: DataConfig, *, thin: bool) -> Tensor:
     """Stretched and moved as in Point-BERT; dropped and jittered points as in PointNet++.
 
     A dropped point falls onto the first one; without `thin` none is, so that each keeps what is
     told of it. `turn`: first turned about z, by any angle.
     """
+    strength = config.augment_strength
     numbers = draws.uniform(_NUMBERS, stream=_ORDER)
-    if turn:
+    if config.turn:
         batch = _turned(batch, numbers[:, 6])
     stretch = 1 + strength * (5 / 6 * numbers[:, :3] - 1 / 3)  # 2/3 to 3/2
     moved = batch * stretch[:, None] + 0.4 * strength * (numbers[:, 3:6] - 0.5)[:, None]
+    if not config.noise:
+        return moved
     cells = draws.uniform(4 * batch.shape[1], stream=_CELLS).view(len(batch), -1, 4)
     moved = moved + 0.03 * strength * (cells[..., :3] - 0.5)
     if not thin:
@@ -90,37 +90,51 @@ def _points(batch: Tensor, draws: Draws, strength: float, *, turn: bool, thin: b
     return torch.where(dropped[..., None], moved[:, :1], moved)
 
 
-def _spectrograms(batch: Tensor, draws: Draws, strength: float) -> Tensor:
+def _spectrograms(batch: Tensor, draws: Draws, config: DataConfig) -> Tensor:
     """Rolled in time, louder or softer, noisy (as in AST), then masked as in SpecAugment.
 
-    Two stretches of time and two of bands, each of up to a fifth, are set to the mean.
+    Two stretches of time and two of bands, each of up to a fifth, are set to the mean; of those
+    whose width is given there is one.
     """
+    strength = config.augment_strength
     numbers = draws.uniform(_NUMBERS, stream=_ORDER)
     frames, bands = batch.shape[-2:]
     places = torch.arange(frames) - _offsets(numbers[:, 0], frames // 2)[:, None]
     places = places.remainder(frames)[:, None, :, None].expand_as(batch)
-    cells = draws.uniform(batch[0].numel(), stream=_CELLS).view_as(batch)
-    rolled = batch.gather(-2, places) + _each(strength * (numbers[:, 1] - 0.5), batch)
-    noisy = rolled + _each(0.2 * strength * numbers[:, 2], batch) * (cells - 0.5)
+    changed = batch.gather(-2, places) + _each(strength * (numbers[:, 1] - 0.5), batch)
+    if config.noise:
+        cells = draws.uniform(batch[0].numel(), stream=_CELLS).view_as(batch)
+        changed = changed + _each(0.2 * strength * numbers[:, 2], batch) * (cells - 0.5)
     masked = torch.zeros(len(batch), 1, frames, bands, dtype=torch.bool)
-    for first in (3, 5):
-        masked |= _stretch(frames, numbers[:, first : first + 2], 0.2 * strength)[:, None, :, None]
-    for first in (7, 9):
-        masked |= _stretch(bands, numbers[:, first : first + 2], 0.2 * strength)[:, None, None, :]
-    return noisy.masked_fill(masked, 0.0)
+    for most, first in _stretches(config.mask_frames, frames, strength, (3, 5)):
+        masked |= _stretch(frames, numbers[:, first : first + 2], most)[:, None, :, None]
+    for most, first in _stretches(config.mask_bands, bands, strength, (7, 9)):
+        masked |= _stretch(bands, numbers[:, first : first + 2], most)[:, None, None, :]
+    return changed.masked_fill(masked, 0.0)
 
 
-def _clips(batch: Tensor, numbers: Tensor, strength: float, mirror: bool) -> Tensor:
-    """One resized crop and one colour change for all frames of a clip.
+def _stretches(
+    width: int | None, size: int, strength: float, firsts: tuple[int, int]
+) -> list[tuple[float, int]]:
+    """(largest part of `size` places, first of its two draws) of each stretch that is masked."""
+    if width is None:
+        return [(0.2 * strength, first) for first in firsts]
+    return [(width / size, firsts[0])]
+
+
+def _clips(batch: Tensor, numbers: Tensor, config: DataConfig) -> Tensor:
+    """One resized crop and, without RandAugment, one colour change for all frames of a clip.
 
     The crop has half of the area or more and stays inside; brightness, contrast and saturation
     change by up to two fifths.
     """
+    strength = config.augment_strength
+    cut_away = min(0.9, 0.5 * strength) if config.crop is None else 1 - config.crop
     channels, frames, height, width = batch.shape[1:]
-    area = 1 - min(0.9, 0.5 * strength) * numbers[:, 0]
+    area = 1 - cut_away * numbers[:, 0]
     ratio = 1 + min(1.0, strength) * (7 / 12 * numbers[:, 1] - 1 / 4)  # 3/4 to 4/3
     high, wide = (part.sqrt().clamp(max=1.0) for part in (area * ratio, area / ratio))
-    flipped = torch.where((numbers[:, 7] < 0.5) & mirror, -wide, wide)
+    flipped = torch.where((numbers[:, 7] < 0.5) & config.mirror, -wide, wide)
     rows = _places(height, high, (1 - high) * (2 * numbers[:, 2] - 1))
     columns = _places(width, flipped, (1 - wide) * (2 * numbers[:, 3] - 1))
     grid = torch.stack(
@@ -129,6 +143,8 @@ def _clips(batch: Tensor, numbers: Tensor, strength: float, mirror: bool) -> Ten
     flat = batch.reshape(-1, channels * frames, height, width)
     cut = torch.nn.functional.grid_sample(flat, grid, padding_mode="border", align_corners=False)
     cut = cut.view_as(batch)
+    if config.rand_augment is not None:
+        return cut
     brighter, contrast, colour = (0.8 * strength * (numbers[:, n] - 0.5) for n in (4, 5, 6))
     grey = cut.mean(dim=1, keepdim=True)
     coloured = grey + (cut - grey) * _each(1 + colour, batch)

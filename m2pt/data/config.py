@@ -1,10 +1,11 @@
 """What data a study trains on, as plain values (stdlib only)."""
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 Modality = Literal["image", "audio", "video", "point"]
 Task = Literal["classes", "labels", "parts"]
@@ -68,7 +69,9 @@ class DataConfig:
     erased, alike in all frames; spectrograms are rolled, masked (SpecAugment) and get noise; point
     clouds are stretched, moved, jittered and thinned out (not where each point has a label). What
     could change the meaning of a sample is a choice of its own: `mirror` (images and clips, left to
-    right, half of them) and `turn` (points about z, by any angle), both with `standard`.
+    right, half of them) and `turn` (points about z, by any angle), both with `standard`. What a
+    recipe fixes has keys of its own, `rand_augment` to `noise` below, each in the place of what
+    `standard` does at its strength.
 
     Raises:
         ValueError: a field breaks its rule; the message names the field, the rule and the value.
@@ -85,6 +88,23 @@ class DataConfig:
     turn: bool = False
     limit: int | None = None
     window: int | None = None
+    rand_augment: str | None = field(default=None, metadata={"later": True})
+    """Images and clips: RandAugment as timm spells it, such as rand-m9-mstd0.5-inc1, alike in all
+    frames of a clip, where it takes the place of the change of colours (the recipes of Tables 1
+    and 4)."""
+    erase: float | None = field(default=None, metadata={"later": True})
+    """Images and clips: the probability of random erasing (0.25 in the recipes of Tables 1, 4)."""
+    crop: float | None = field(default=None, metadata={"later": True})
+    """Images and clips: the least part of the area that a crop keeps (0.08 in the recipes of
+    Tables 1 and 4)."""
+    mask_frames: int | None = field(default=None, metadata={"later": True})
+    """Audio: one stretch of up to so many frames is masked (SpecAugment; 192 in the recipe of
+    Table 3)."""
+    mask_bands: int | None = field(default=None, metadata={"later": True})
+    """Audio: one stretch of up to so many mel bands is masked (48 in the recipe of Table 3)."""
+    noise: bool = field(default=True, metadata={"later": True})
+    """Audio and points: whether `standard` adds noise to spectrograms, and jitters and drops
+    points; false is AudioMAE's recipe, and Point-MAE's scale and translate."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -139,6 +159,17 @@ class DataConfig:
                 "augment_strength: above 0 and at most 2, "
                 f"but it is {self.augment_strength!r}; 1 is usual"
             )
+        for name, rule in _EXACT.items():
+            value = getattr(self, name)
+            if value == (True if name == "noise" else None):
+                continue
+            if self.augment != "standard":
+                raise ValueError(
+                    f"{name}: goes with augment: standard, but that is {self.augment}; set both, "
+                    "or neither"
+                )
+            if not rule.holds(value):
+                raise ValueError(f"{name}: {rule.text}, but it is {value!r}")
 
 
 @dataclass(frozen=True)
@@ -168,6 +199,44 @@ class DataInfo:
 def part_bounds(parts: Sequence[Sequence[str]]) -> tuple[int, ...]:
     """The number of each category's first part, and of all parts: they are counted through."""
     return (0, *accumulate(map(len, parts)))
+
+
+def misplaced(config: DataConfig, modality: Modality) -> str | None:
+    """The key of an augmentation that samples of this modality do not have, with its rule; or None.
+
+    Looked at are the exact keys alone: `mirror` and `turn` pass over what they do not know.
+    """
+    for name, rule in _EXACT.items():
+        unset = True if name == "noise" else None
+        if getattr(config, name) != unset and modality not in rule.modalities:
+            return f"{name}: is for {' and '.join(rule.modalities)} data, not {modality}; leave out"
+    return None
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What an exact key of an augmentation may be, and for which modalities it is."""
+
+    text: str
+    holds: Callable[[Any], bool]
+    modalities: tuple[Modality, ...]
+
+
+_PICTURES: tuple[Modality, ...] = ("image", "video")
+_RAND_AUGMENT = re.compile(r"rand(-((m|n|mmax)\d+|(p|mstd)\d+(\.\d+)?|inc[01]))*")
+_MASK = _Rule("a whole number of 0 or more", lambda value: value >= 0, ("audio",))
+_EXACT = {
+    "rand_augment": _Rule(
+        "RandAugment as timm spells it, such as rand-m9-mstd0.5-inc1",
+        lambda value: _RAND_AUGMENT.fullmatch(value) is not None,
+        _PICTURES,
+    ),
+    "erase": _Rule("a probability from 0 to 1", lambda value: 0 <= value <= 1, _PICTURES),
+    "crop": _Rule("above 0 and at most 1", lambda value: 0 < value <= 1, _PICTURES),
+    "mask_frames": _MASK,
+    "mask_bands": _MASK,
+    "noise": _Rule("true or false", lambda value: isinstance(value, bool), ("audio", "point")),
+}
 
 
 def _why_no_table(place: str) -> str | None:

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 
 from m2pt.data import embedded
-from m2pt.data.config import EMBEDDED, DataConfig, DataInfo
+from m2pt.data.config import EMBEDDED, DataConfig, DataInfo, misplaced
 from m2pt.data.parquet import Table, read_table
 from m2pt.data.schema import DataError
 
@@ -19,7 +19,7 @@ def describe(config: DataConfig) -> DataInfo:
     not changed reads nothing but their names, sizes and times.
 
     Raises:
-        DataError: the data is not there or cannot be used.
+        DataError: the data is not there or cannot be used, or is augmented as another modality is.
         DataAway: the server that has it cannot be reached.
     """
     if config.source in EMBEDDED:
@@ -29,6 +29,8 @@ def describe(config: DataConfig) -> DataInfo:
         schema = found[0].schema
         told = f"m2pt data {_PREPARATION} " + " ".join(table.digest for table in found)
         digest = hashlib.sha256(told.encode()).hexdigest()
+    if why := misplaced(config, schema.modality):
+        raise DataError(why)
     return DataInfo(
         modality=schema.modality,
         shape=schema.prepared_shape,

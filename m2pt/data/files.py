@@ -95,6 +95,20 @@ def find(source: str) -> Place:
         ) from error
 
 
+def is_there(source: str) -> bool:
+    """Whether there is a file or a folder at a path, file:// or s3:// address.
+
+    Raises:
+        DataAway: the server cannot be reached just now.
+    """
+    try:
+        system, path = _opened(source)
+        found = asked(source, lambda: system.get_file_info(path), attempts=1)
+    except DataError:
+        return True  # something is wrong with it, and whoever reads it says what
+    return bool(found.type != fs.FileType.NotFound)
+
+
 def open_file(file: DataFile) -> Any:
     """The file for reading at any place: a pyarrow NativeFile, to be closed. Raises OSError."""
     system, path = _opened(file.uri)

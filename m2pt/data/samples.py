@@ -42,12 +42,14 @@ class Readable(Protocol):
         *,
         epoch: int | None = None,
         seed: int = 0,
+        views: int = 1,
         workers: int = 0,
     ) -> Generator[Batch, None, None]:
         """The samples of each piece (B,) int64 in turn.
 
         With `epoch` the training view: augmented where the configuration asks for it, by
-        (seed, epoch, index) alone. Without it the samples as they are. `workers` threads may read
+        (seed, epoch, index) alone; with several `views` that many of it, one after the other,
+        (views · B). Without it the samples as they are. `workers` threads may read
         ahead; they change no value. Close the iterator to end them early.
         """
 
@@ -117,19 +119,40 @@ class TensorSamples:
         *,
         epoch: int | None = None,
         seed: int = 0,
+        views: int = 1,
         workers: int = 0,
     ) -> Generator[Batch, None, None]:
         """See `Readable.stream`; cutting them out is quicker than handing them to a thread."""
         del workers
         for piece in pieces:
-            yield self.batch(piece, epoch=epoch, seed=seed)
+            yield self._batch(piece, epoch, seed, views)
 
     def batch(
         self, indices: Sequence[int] | Tensor, *, epoch: int | None = None, seed: int = 0
     ) -> Batch:
         """See `Samples.batch`."""
-        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        return self._batch(torch.as_tensor(indices, dtype=torch.int64), epoch, seed, 1)
+
+    def _batch(self, chosen: Tensor, epoch: int | None, seed: int, views: int) -> Batch:
         batch = self._scaled(self._data[self._rows[chosen]])
         if epoch is not None and self._augmentation is not None:
-            batch = self._augmentation(batch, Draws(seed, epoch, chosen))
-        return batch, torch.from_numpy(self._labels.at(chosen.numpy()))
+            drawn = view_draws(seed, epoch, chosen, views)
+            batch = seen_as(batch, self._augmentation, drawn)
+        labels = torch.from_numpy(self._labels.at(chosen.numpy()))
+        return batch, repeated(labels, len(batch) // max(1, len(chosen)))
+
+
+def repeated(labels: Tensor, views: int) -> Tensor:
+    """Labels (B, ...) for all views of a batch, one after the other: (views · B, ...)."""
+    return labels.repeat(views, *[1] * (labels.ndim - 1))
+
+
+def view_draws(seed: int, epoch: int, indices: Tensor, views: int) -> list[Draws]:
+    """The draws of each view: those of epochs of their own, so that no view is ever seen twice."""
+    return [Draws(seed, epoch * views + view, indices) for view in range(views)]
+
+
+def seen_as(batch: Tensor, augmentation: Augmentation, drawn: Sequence[Draws]) -> Tensor:
+    """All views of a batch (B, *shape), one after the other: (views · B, *shape)."""
+    seen = [augmentation(batch, draws) for draws in drawn]
+    return seen[0] if len(seen) == 1 else torch.cat(seen)

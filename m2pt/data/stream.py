@@ -17,11 +17,10 @@ from torch import Tensor
 from m2pt.data.augment import Augmentation
 from m2pt.data.config import DataInfo
 from m2pt.data.decode import Fetched, collect, fetch
-from m2pt.data.draws import Draws
 from m2pt.data.order import windowed
 from m2pt.data.parquet import Rows, Table
 from m2pt.data.prepare import Normalisation, Scaling, prepare
-from m2pt.data.samples import Batch
+from m2pt.data.samples import Batch, repeated, seen_as, view_draws
 
 _READERS = 2  # threads that fetch row groups, beside those that decode
 _WINDOWS_HELD = 2  # the one in use, and the next one while that is used up
@@ -76,6 +75,7 @@ class StreamedSamples:
         *,
         epoch: int | None = None,
         seed: int = 0,
+        views: int = 1,
         workers: int = 0,
     ) -> Generator[Batch, None, None]:
         """See `Readable.stream`.
@@ -84,7 +84,7 @@ class StreamedSamples:
             DataError: a sample cannot be used; names file, row and id.
             DataAway: the server that has the table cannot be reached.
         """
-        change = self._change(epoch, seed)
+        change = self._change(epoch, seed, views)
         in_workers = change if self._changes_in_threads() else None
         rows = [self._rows[piece.numpy()] for piece in pieces]
         with ExitStack() as stack:
@@ -106,7 +106,8 @@ class StreamedSamples:
                 reader.release(number)
                 if change is not None and in_workers is None:
                     batch = change(batch, piece)
-                yield batch, torch.from_numpy(self._labels.at(piece.numpy()))
+                labels = torch.from_numpy(self._labels.at(piece.numpy()))
+                yield batch, repeated(labels, len(batch) // max(1, len(piece)))
 
     def _ahead(self, pieces: Sequence[Rows]) -> int:
         """How many of this worker's samples the windows hold that are kept in memory."""
@@ -126,11 +127,15 @@ class StreamedSamples:
         batch = scaling(prepared.data)
         return batch if change is None else change(batch, piece)
 
-    def _change(self, epoch: int | None, seed: int) -> Callable[[Tensor, Tensor], Tensor] | None:
+    def _change(
+        self, epoch: int | None, seed: int, views: int
+    ) -> Callable[[Tensor, Tensor], Tensor] | None:
         augmentation = self._augmentation
         if epoch is None or augmentation is None:
             return None
-        return lambda batch, piece: augmentation(batch, Draws(seed, epoch, piece))
+        return lambda batch, piece: seen_as(
+            batch, augmentation, view_draws(seed, epoch, piece, views)
+        )
 
     def _changes_in_threads(self) -> bool:
         """timm's transforms draw from the generators of the process, so they stay in one thread."""

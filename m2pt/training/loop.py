@@ -26,7 +26,8 @@ from m2pt.pathway.reparam import (
     set_progress,
 )
 from m2pt.pathway.scale import envelope_at
-from m2pt.training import metrics, snapshot
+from m2pt.training import metrics, probe, snapshot
+from m2pt.training.average import Average
 from m2pt.training.batches import global_batches, micro_batches, order_seed, steps_per_epoch
 from m2pt.training.evaluate import evaluate
 from m2pt.training.mixing import build_mix
@@ -89,11 +90,16 @@ class Training:
         self.model.to(world.device, dtype_of(config.numerics))
         if config.pathway is not None:  # after the move: W' may be of a narrower type
             attach_pathway(self.model, auxiliaries, config.pathway)
+        if config.recipe.train == "probe":
+            probe.freeze(self.model)
         self._batch_norms = synchronise(self.model) if world.size > 1 else []
         self._digests = self._what_it_stands_on(auxiliaries)  # of whole weights
         self._shards = Shards(self.model, world) if world.shards else None
         self._gathered: State | None = None
         self._optimizer = build_optimizer(self.model, config.recipe)
+        self._average: Average | None = None
+        if config.recipe.ema_decay is not None:
+            self._average = Average(probe.learned(self.model), config.recipe.ema_decay)
         self._steps = steps_per_epoch(len(dataset.train), config.recipe.batch_size)
         self._envelope: float | None = None
 
@@ -130,6 +136,13 @@ class Training:
             )
         return self._gathered
 
+    def settle(self) -> None:
+        """Leave the model with the weights that count at the end: the averaged ones, where there
+        are any. For evaluation and export; the training does not go on from there.
+        """
+        if self._average is not None:
+            self._average.swap()
+
     def restore(self, state: State) -> None:
         """Go on from `state`, on any number of workers; call it before `epochs`.
 
@@ -142,6 +155,7 @@ class Training:
             self._optimizer,
             config=self.config,
             digests=self._digests,
+            average=self._average,
         )
         self._set_progress(self.epoch * self._steps)
 
@@ -153,6 +167,7 @@ class Training:
             epoch=self.epoch,
             digests=self._digests,
             keep=keep,
+            average=self._average,
         )
 
     def _gather(self) -> State | None:
@@ -169,13 +184,14 @@ class Training:
         self.epoch += 1
         self._set_progress(self.epoch * self._steps)
         trained_at = perf_counter()
-        found = evaluate(
-            evaluated,
-            self._dataset.validation,
-            self._evaluation_batch(),
-            self.config.numerics,
-            world=self.world,
-        )
+        with nullcontext() if self._average is None else self._average.in_place():
+            found = evaluate(
+                evaluated,
+                self._dataset.validation,
+                self._evaluation_batch(),
+                self.config.numerics,
+                world=self.world,
+            )
         metrics.check_finite(found["loss"], f"validation loss after epoch {self.epoch}")
         numbers |= {f"val/{name}": value for name, value in found.items()}
         numbers["learning_rate"] = self._recipe.learning_rate * self._factor(
@@ -200,6 +216,8 @@ class Training:
         seed_everything(world.device, self.config.seed, self.epoch, world.rank)
         self._merge_where_due()
         module.train()
+        if recipe.train == "probe":
+            probe.rest(self.model)
         losses = metrics.StepLosses(self._steps, world)
         order = samples.order(order_seed(self.config.seed, self.epoch))
         batches = global_batches(order, recipe.batch_size)
@@ -211,12 +229,13 @@ class Training:
             [indices for pieces in shares for indices, _ in pieces],
             epoch=self.epoch,
             seed=self.config.seed,
+            views=recipe.repeats,
             workers=world.loader_workers,
         )
         with closing(read):
             for step, (batch, pieces) in enumerate(zip(batches, shares, strict=True)):
                 self._prepare_step(self.epoch * self._steps + step)
-                weights = [weight for _, weight in pieces]
+                weights = [weight / recipe.repeats for _, weight in pieces]
                 losses.add(step, self._descend(module, read, weights))
                 losses.note_size(step, len(batch))
                 losses.check(self.epoch + 1, step)
@@ -240,6 +259,8 @@ class Training:
         self._optimizer.step()
         if self.config.pathway is not None and self.config.pathway.scale.clamp is not None:
             clamp_scales(self.model)
+        if self._average is not None:
+            self._average.update()
         return torch.stack(losses).double().sum()
 
     def _weights_computed_once(self, micro_batches: int) -> AbstractContextManager[None]:

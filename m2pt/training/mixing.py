@@ -26,9 +26,9 @@ def build_mix(recipe: Recipe, info: DataInfo) -> Mix | None:
         return None
     if recipe.mixup and info.modality == "point":
         raise ValueError("mixup: points have no order in which to blend two clouds; set it to 0")
-    if recipe.cutmix and info.modality not in ("image", "audio"):
+    if recipe.cutmix and info.modality == "point":
         raise ValueError(
-            f"cutmix: cuts rectangles out of images and spectrograms, not {info.modality} data; "
+            "cutmix: cuts rectangles out of images, spectrograms and clips, not point clouds; "
             "set it to 0"
         )
     mixup = Mixup(
@@ -37,9 +37,13 @@ def build_mix(recipe: Recipe, info: DataInfo) -> Mix | None:
         label_smoothing=recipe.label_smoothing,
         num_classes=info.classes,
         multi_label=info.task == "labels",
+        prob=recipe.mixup_probability,
     )
 
     def mix(samples: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if samples.ndim == 5:  # clips: timm cuts the last two of four axes, for all frames alike
+            mixed, targets = mix(samples.flatten(1, 2), labels)
+            return mixed.view_as(samples), targets
         count, middle = len(samples), len(samples) // 2
         if count % 2 == 0:
             mixed, targets = mixup(samples, labels)

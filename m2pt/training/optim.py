@@ -52,7 +52,8 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[Group]:
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW over `parameter_groups`."""
-    return torch.optim.AdamW(parameter_groups(model, recipe), lr=recipe.learning_rate, fused=True)
+    groups = parameter_groups(model, recipe)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
 
 
 def rate_factor(step: int, *, total_steps: int, warmup_steps: int, floor: float) -> float:

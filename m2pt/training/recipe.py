@@ -3,14 +3,16 @@
 The fields that change the result of a trial are all here; where it runs (`session.World`) is not.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from m2pt.data.config import DataConfig
 from m2pt.models.config import ModelConfig
 from m2pt.pathway.config import Pathway
 
+Train = Literal["all", "probe"]
 Precision = Literal["fp32", "bf16", "fp64"]
 
 
@@ -44,9 +46,22 @@ class Recipe:
     mixup: float = 0.0
     cutmix: float = 0.0
     clip_grad: float | None = None
+    mixup_probability: float = field(default=1.0, metadata={"later": True})
+    """How often a batch is mixed at all, by mixup or cutmix (0.5 in the recipe of Table 3)."""
+    betas: tuple[float, float] = field(default=(0.9, 0.999), metadata={"later": True})
+    """AdamW's two; the paper's recipes all have the default."""
+    repeats: int = field(default=1, metadata={"later": True})
+    """Each sample stands in its batch so often, each time augmented anew (2 in the recipe of
+    Table 4). `batch_size` counts samples, not their repeats."""
+    ema_decay: float | None = field(default=None, metadata={"later": True})
+    """Evaluation and export take a moving average of the weights, which keeps this much of itself
+    at each step, such as 0.9999; null takes the weights as they are (all the paper's recipes)."""
+    train: Train = field(default="all", metadata={"later": True})
+    """all, or probe: λ and the head alone ("fix acc" of Table 1). What is frozen then runs as in
+    evaluation, without drop path, and `pathway.trainable` is false."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate"):
+        for name in ("epochs", "batch_size", "accumulate", "repeats"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be 1 or more, is {getattr(self, name)}")
         if self.accumulate > self.batch_size:
@@ -74,6 +89,16 @@ class Recipe:
         if self.clip_grad is not None and not (isfinite(self.clip_grad) and self.clip_grad > 0):
             raise ValueError(
                 f"clip_grad: must be above 0, is {self.clip_grad}; leave it out for no clipping"
+            )
+        if self.train not in get_args(Train):
+            raise ValueError(f"train: {' or '.join(get_args(Train))}, is {self.train!r}")
+        if not (len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)):
+            raise ValueError(f"betas: two numbers in [0, 1), are {list(self.betas)}")
+        if not 0 <= self.mixup_probability <= 1:
+            raise ValueError(f"mixup_probability: must lie in [0, 1], is {self.mixup_probability}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(
+                f"ema_decay: must lie between 0 and 1, is {self.ema_decay}; leave it out for none"
             )
         for name in (
             "weight_decay",
@@ -127,6 +152,24 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed: must be 0 or more, is {self.seed}")
+        for path, rule in broken_rules(self.recipe, self.data, self.pathway):
+            raise ValueError(f"{path}: {rule}")
+
+
+def broken_rules(
+    recipe: Recipe, data: DataConfig, pathway: Pathway | None
+) -> Iterator[tuple[str, str]]:
+    """(key of the experiment file, rule) of what a recipe asks for in vain."""
+    if recipe.repeats > 1 and data.augment == "none":
+        yield (
+            "training.repeats",
+            f"{recipe.repeats} needs data.augment, without which all repeats are the same",
+        )
+    if recipe.train == "probe" and pathway is not None and pathway.trainable is not False:
+        yield (
+            "pathway.trainable",
+            "must be false with training.train: probe, which trains λ and the head alone",
+        )
 
 
 def _check_not_negative(name: str, value: float) -> None:

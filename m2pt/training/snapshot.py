@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from m2pt.later import plain as as_plain
-from m2pt.pathway.reparam import frozen_auxiliary_names
 from m2pt.pathway.whole import spread, whole
+from m2pt.training.average import Average
+from m2pt.training.probe import learned as _learned
+from m2pt.training.probe import unchanged_names
 from m2pt.training.state import FORMAT, JSON, State, check_format
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-MODEL, OPTIMIZER = "model/", "optimizer/"
+MODEL, OPTIMIZER, AVERAGE = "model/", "optimizer/", "average/"
 ADAMW = ("step", "exp_avg", "exp_avg_sq")
 _SHOWN = 5
 
@@ -29,14 +31,16 @@ def take(
     epoch: int,
     digests: Mapping[str, str],
     keep: bool = True,
+    average: Average | None = None,
 ) -> State:
-    """A copy, on the CPU, of everything that training changes; frozen auxiliaries are left out.
+    """A copy, on the CPU, of everything that training changes; what is frozen is left out.
 
     `config` is everything that decides the result; its field `data` is a `DataConfig`.
     Of a sharded model whole tensors, under the same names: every rank calls this then, and those
     that do not `keep` what comes of it get a state without tensors.
     """
     tensors = {MODEL + name: tensor for name, tensor in _learned(model).items()}
+    tensors |= _averaged(average)
     for name, parameter in _optimised(model, optimizer):
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{OPTIMIZER}{name}/{key}"] = value
@@ -60,8 +64,10 @@ def put_back(
     *,
     config: "DataclassInstance",
     digests: Mapping[str, str],
+    average: Average | None = None,
 ) -> int:
-    """Load `state` into model and optimiser and return its epoch; or refuse and touch nothing.
+    """Load `state` into model, optimiser and average and return its epoch; or refuse, and touch
+    nothing.
 
     Raises:
         ValueError: the state belongs to another configuration, other data or other frozen
@@ -73,10 +79,15 @@ def put_back(
     if not isinstance(epoch, int):
         raise ValueError(f"state: meta 'epoch' must be a whole number, is {epoch!r}")
     learned = _learned(model)
-    _check_tensors(state.tensors, _expected(learned, dict(_optimised(model, optimizer)), epoch))
+    averaged = _averaged(average)
+    expected = _expected(learned, dict(_optimised(model, optimizer)), epoch)
+    expected |= {name: tuple(tensor.shape) for name, tensor in averaged.items()}
+    _check_tensors(state.tensors, expected)
     with torch.no_grad():
         for name, tensor in learned.items():
             tensor.copy_(spread(state.tensors[MODEL + name], tensor))
+        for name, tensor in averaged.items():
+            tensor.copy_(spread(state.tensors[name], tensor))
     optimizer.state.clear()
     for name, parameter in _optimised(model, optimizer):
         found = _entries(state.tensors, name)
@@ -95,14 +106,14 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def frozen_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The auxiliary weights that training never changes, by parameter name."""
-    frozen = frozen_auxiliary_names(model)
+    """The weights that training never changes, by parameter name."""
+    frozen = unchanged_names(model)
     return {name: value for name, value in model.named_parameters() if name in frozen}
 
 
-def _learned(model: nn.Module) -> dict[str, Tensor]:
-    frozen = frozen_auxiliary_names(model)
-    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+def _averaged(average: Average | None) -> dict[str, Tensor]:
+    found = {} if average is None else average.tensors()
+    return {AVERAGE + name: tensor for name, tensor in found.items()}
 
 
 def _optimised(

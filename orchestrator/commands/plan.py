@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -29,32 +29,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Print the plan."""
-    from orchestrator.conduct.preflight import check_inputs  # what reads data comes only now
-    from orchestrator.conduct.rehearse import estimate
+    from orchestrator.conduct.preflight import absent_inputs, check_inputs
+    from orchestrator.conduct.rehearse import estimate  # what reads data comes only now
 
     experiment = experiment_of(parsed, parsed.file)
-    check_inputs(experiment)
-    plan, found = make_plan(experiment), estimate(experiment, measured=not parsed.no_measure)
+    absent = [str(one) for one in absent_inputs(experiment)]
+    found = None
+    if not absent:
+        check_inputs(experiment)
+        found = estimate(experiment, measured=not parsed.no_measure)
+    plan = make_plan(experiment)
     if parsed.json:
-        print(json.dumps({**plan.as_dict(), "cost": found.as_dict()}, allow_nan=False))
+        cost = None if found is None else found.as_dict()
+        print(json.dumps({**plan.as_dict(), "cost": cost, "absent": absent}, allow_nan=False))
     else:
-        show(plan, found)
+        show(plan, found, absent)
     return 0
 
 
-def show(plan: Plan, found: "Estimate") -> None:
-    """The plan for a person."""
+def show(plan: Plan, found: "Estimate | None", absent: Sequence[str] = ()) -> None:
+    """The plan for a person; without what it costs where inputs are `absent`."""
     out = Console(highlight=False)
     lines = Table(box=None, show_header=False, pad_edge=False)
     lines.add_column(style="bold")
-    for name, line in (*_study(plan), *_sizes(found), *_times(found)):
+    costs = () if found is None else (*_sizes(found), *_times(found))
+    for name, line in (*_study(plan), *costs):
         lines.add_row(name, escape(line))
-    for table in (lines, _stages(plan), _space(plan) if plan.space else None, _arms(plan, found)):
+    arms = _labels(plan) if found is None else _arms(plan, found)
+    for table in (lines, _stages(plan), _space(plan) if plan.space else None, arms):
         if table is not None:
             out.print(table)
             out.print()
-    for warning in (*plan.warnings, *found.notes):
+    for warning in (*plan.warnings, *(() if found is None else found.notes)):
         out.print(f"[yellow]note[/]  {escape(warning)}")
+    if absent:
+        what = "files or folders" if len(absent) > 1 else "file or folder"
+        out.print(f"[yellow]absent[/]  {len(absent)} {what}; `search` needs them, and what the")
+        out.print("        study costs can be told once they are there:")
+        for line in absent:
+            out.print(f"        {escape(line)}", soft_wrap=True)
 
 
 def _study(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -89,6 +102,13 @@ def _space(plan: Plan) -> Table:
     )
     for line in plan.space:
         table.add_row(escape(line.path), line.kind, escape(line.text), escape(line.when))
+    return table
+
+
+def _labels(plan: Plan) -> Table:
+    table = Table("first trials", "stage", "seed", box=None, header_style="bold", pad_edge=False)
+    for line in plan.arms:
+        table.add_row(escape(line.label), line.stage, str(line.seed))
     return table
 
 

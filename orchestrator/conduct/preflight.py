@@ -3,11 +3,15 @@
 Each check raises one error that names key, value, rule and remedy; none leaves a trace.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 from m2pt.data.check import check_samples
-from m2pt.data.config import DataConfig, DataInfo
+from m2pt.data.config import EMBEDDED, DataConfig, DataInfo
 from m2pt.data.describe import describe
+from m2pt.data.files import is_there
 from m2pt.data.schema import DataAway
 from m2pt.models.config import Tokenizer
 from m2pt.models.tokens import token_grid
@@ -25,11 +29,42 @@ _DECIDES_TOKENS = ("data", "model")
 _MOST_TRIED = 64
 
 
+@dataclass(frozen=True)
+class Absent:
+    """A file or folder that a study needs and that is not there: its key and its place."""
+
+    key: str
+    place: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.place}"
+
+
+def absent_inputs(experiment: Experiment, stored: Container[str] = ()) -> tuple[Absent, ...]:
+    """The data and weights that do not exist, of those that the study may use, by key.
+
+    Raises `StorageError` where the server that has the data is away.
+    """
+    wanted = [*_data_places(experiment.data, "data")]
+    for name, source in sources(experiment).items():
+        if source.pretrain is not None:
+            wanted += _data_places(source.pretrain.data, f"{key_of(name)}.pretrain.data")
+        elif source.weights is not None and name not in stored:
+            wanted.append((f"{key_of(name)}.weights", source.weights, Path(source.weights).exists))
+    try:
+        return tuple(Absent(key, place) for key, place, there in wanted if not there())
+    except DataAway as error:
+        raise StorageError(str(error)) from error
+
+
 def check_inputs(experiment: Experiment, stored: Container[str] = ()) -> None:
     """Data and weights: they are there, sound, and fit the model; those in `stored` did once.
 
     Raises `RequestError`, and `StorageError` where the server that has the data is away.
     """
+    if len(absent := absent_inputs(experiment, stored)) > 1:
+        listed = "\n  ".join(f"{one}: does not exist; put it in place" for one in absent)
+        raise RequestError(f"{experiment.name}: {len(absent)} problems\n  {listed}")
     info = _described(experiment.data, "data")
     _check_metric(experiment, info, "")
     _check_tokens(experiment.model.tokenizer, info, "model")
@@ -87,6 +122,15 @@ def _check_cluster(experiment: Experiment, address: str | None) -> None:
 
     with connect(where) as cluster:
         cluster.capacity.gangs(experiment.resources)
+
+
+def _data_places(data: DataConfig, key: str) -> Iterator[tuple[str, str, Callable[[], bool]]]:
+    """(key, place, whether something is there) of each table that a section `data` names."""
+    if data.source in EMBEDDED:
+        return
+    yield f"{key}.source", data.source, partial(is_there, data.source)
+    if data.test_source is not None:
+        yield f"{key}.test_source", data.test_source, partial(is_there, data.test_source)
 
 
 def _described(data: DataConfig, where: str) -> DataInfo:

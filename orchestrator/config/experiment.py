@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from m2pt.data.config import DataConfig
 from m2pt.models.config import ModelConfig
 from m2pt.pathway.config import Pathway
-from m2pt.training.recipe import Numerics, Recipe, TrainingConfig
+from m2pt.training.recipe import Numerics, Recipe, TrainingConfig, broken_rules
 from orchestrator.config.addresses import names_bucket, why_no_tracking
 from orchestrator.config.metrics import task_known, why_no_metric
 from orchestrator.config.searching import Budget as Budget
@@ -230,6 +230,12 @@ class Experiment(FrozenSection):
                     f"pathway.{key}",
                     f"rank {rank} is more than the {most} that the model's narrowest matrix has",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _in_vain(self) -> "Experiment":
+        for path, rule in broken_rules(self.training, self.data, self.pathway.pathway):
+            raise RuleError(path, rule)
         return self
 
     @model_validator(mode="after")

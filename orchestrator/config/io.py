@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from orchestrator.config.document import Document, read_yaml, shown, write_yaml
 from orchestrator.config.experiment import BASELINE, Experiment
-from orchestrator.config.overrides import overridden
 from orchestrator.config.paths import all_paths, put
 from orchestrator.config.problems import problems_of, refuse
 from orchestrator.config.search_check import check_search
+from orchestrator.config.sizes import settled
 from orchestrator.errors import RequestError
 from search_spaces import catalog
 
@@ -43,8 +43,7 @@ def parse_experiment(text: str, name: str, overrides: Iterable[str] = ()) -> Exp
             f"{name}: an experiment is a mapping of keys such as name, data and auxiliaries, "
             f"but this is {'empty' if document.data is None else shown(document.data)}"
         )
-    for override in overrides:
-        document = overridden(document, override)
+    document = settled(document, overrides)
     experiment = _validated(document)
     problems = check_search(experiment, lambda values: _broken(experiment, values))
     if problems:
@@ -94,7 +93,7 @@ def experiment_sha256(experiment: Experiment) -> str:
 
 def _text(path: str | Path) -> str:
     file = Path(path)
-    if not file.exists() and file.name == str(path) and not file.suffix:
+    if not file.exists() and not file.is_absolute() and not file.suffix:
         try:
             file = catalog.find(str(path))
         except LookupError as error:

@@ -26,7 +26,15 @@ def overridden(document: Document, override: str) -> Document:
     path, source = path.strip(), _shown(override)
     if not equals or not all(path.split(".")):
         raise RequestError(f"{source}: must be path=value, for example training.epochs=3")
-    value = read_yaml(text, source).data
+    return put_value(document, path, read_yaml(text, source).data, source)
+
+
+def put_value(document: Document, path: str, value: Any, source: str) -> Document:
+    """`document` with one value put at a dotted path; `source` says in messages where it stands.
+
+    Raises:
+        RequestError: the path leads through a value.
+    """
     data: dict[str, Any] = json.loads(json.dumps(document.data))
     keys = tuple(path.split("."))
     try:

@@ -107,6 +107,26 @@ outside it. A study that is run again under its name may change `storage`, `trac
 An arm is the same without the seed. Without an auxiliary `pathway` and the learning rates of λ and
 of auxiliaries are outside as well, for they have no effect.
 
+## Sizes
+
+`sizes` names other sizes of the same experiment, and `size` chooses one of them; left out, the file
+is run as it stands. A size is put over the file before anything is checked, and what comes out is
+the experiment: neither key is part of it, so give each size a `name` of its own.
+
+```yaml
+name: large
+data: {{source: digits}}
+model: {{width: 96}}
+sizes:
+  tiny:
+    name: large-tiny
+    model.width: 32
+    training: {{epochs: 2, warmup_epochs: 1}}
+```
+
+Each line of a size replaces the value, or the whole section, at its dotted path. `--set size=tiny`
+chooses a size for one run; what `--set` says of other keys holds whatever the size says.
+
 ## Changing a value for one run
 
 `--set path=value` replaces one value before the file is checked; the value is read as YAML.

@@ -13,6 +13,7 @@ from orchestrator.config.paths import (
     section_in,
     why_unsearchable,
 )
+from orchestrator.config.sizes import KEYS
 
 _NONE_DECLARED = Experiment.model_construct(auxiliaries={})
 
@@ -31,6 +32,12 @@ def experiment_schema() -> dict[str, Any]:
     reference = {"$ref": "#/$defs/Distribution"}
     space["properties"] = {path: dict(reference) for path in _searchable()}
     space["additionalProperties"] = False
+    schema["properties"] |= {
+        "sizes": {"type": "object", "additionalProperties": {"type": "object"}},
+        "size": {"type": ["string", "null"]},
+    }
+    for name, text in KEYS.items():
+        schema["properties"][name]["description"] = text
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

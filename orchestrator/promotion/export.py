@@ -244,6 +244,7 @@ def _restored(trained: Trained, dataset: Dataset, identity: Identity, device: st
             world=World(device=device),
         )
         training.restore(trained.state)
+        training.settle()
     except ValueError as error:
         raise PromotionError(f"trial {identity.trial}: cannot be rebuilt: {error}") from error
     return training.model.eval()

@@ -106,6 +106,7 @@ def settle(gang: Gang, turn: Json, call: Json) -> Json:
     config, world = trained.config, gang.alone().world
     training = _training(trained, world)
     training.restore(state)
+    training.settle()
     test = evaluate(
         training.model,
         dataset_of(config.data).test,

@@ -307,10 +307,28 @@ def test_wrong_input_is_refused(desk: Desk, wrong: Wrong) -> None:
     desk.refuses(wrong)
 
 
-@pytest.mark.parametrize("verb", ["plan", "train", "search"])
+@pytest.mark.parametrize("verb", ["train", "search"])
 def test_every_verb_looks_at_data_and_weights_first(desk: Desk, verb: str) -> None:
     gone = Wrong(verb, "target.weights: gone.pt: does not exist", sets=["target.weights=gone.pt"])
     desk.refuses(replace(gone, arguments=(verb, "exp.yaml")))
+
+
+def test_all_that_is_absent_is_said_at_once_and_planned_around(desk: Desk) -> None:
+    sets = ["target.weights=gone.pt", "data.source=sets/gone/"]
+    told = """mine: 2 problems
+              data.source: sets/gone/: does not exist
+              target.weights: gone.pt: does not exist"""
+    desk.refuses(Wrong("all", told, sets=sets))
+    words = [word for one in sets for word in ("--set", one)]
+    assert cli.main(["plan", "exp.yaml", *words]) == 0
+    shown = desk.capsys.readouterr().out
+    assert "absent  2 files or folders" in shown
+    assert "data.source: sets/gone/\n" in shown
+    assert "target.weights: gone.pt\n" in shown
+    assert cli.main(["plan", "exp.yaml", "--json", *words]) == 0
+    planned = json.loads(desk.capsys.readouterr().out)
+    assert planned["absent"] == ["data.source: sets/gone/", "target.weights: gone.pt"]
+    assert planned["cost"] is None
 
 
 def test_a_study_of_another_experiment_keeps_its_name(desk: Desk) -> None:

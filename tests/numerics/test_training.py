@@ -201,7 +201,7 @@ def test_mixing_trains_with_odd_batches_and_smoothed_labels(mixup: float, cutmix
 
 @pytest.mark.parametrize(
     ("source", "mixing", "names"),
-    [("shapes", {"mixup": 0.5}, "mixup: points"), ("clips", {"cutmix": 1.0}, "cutmix: cuts")],
+    [("shapes", {"mixup": 0.5}, "mixup: points"), ("shapes", {"cutmix": 1.0}, "cutmix: cuts")],
 )
 def test_mixing_is_refused_where_it_means_nothing(
     source: str, mixing: dict[str, Any], names: str

@@ -118,6 +118,58 @@ def test_clouds_are_turned_about_z_alone_where_asked_for() -> None:
     assert not torch.allclose(turned, cloud[:3], atol=0.1)
 
 
+def test_a_recipe_may_fix_what_is_masked() -> None:
+    loud = torch.full((200, *SHAPES["audio"]), 5.0)
+    exact: dict[str, Any] = {
+        "mask_frames": 12,
+        "mask_bands": 4,
+        "noise": False,
+        "augment_strength": 1e-6,
+    }
+    seen = view("audio", loud, list(range(200)), **exact)[:, 0] == 0
+    times, bands = seen.all(dim=2).sum(dim=1), seen.all(dim=1).sum(dim=1)
+    assert 4 < times.double().mean() < 8
+    assert 1 < bands.double().mean() < 3
+    assert (int(times.max()), int(bands.max())) <= (12, 4)
+    left = view("audio", loud, [0], **{**exact, "mask_frames": 0, "mask_bands": 0})
+    torch.testing.assert_close(left, loud[:1])
+
+
+def test_points_are_scaled_and_moved_and_nothing_else_without_noise() -> None:
+    cloud = samples("point")
+    seen = view("point", cloud, [0, 1, 2], noise=False)
+    for one, plain in zip(seen, cloud, strict=False):
+        for axis in range(3):
+            slope = (one[1:, axis] - one[0, axis]) / (plain[1:, axis] - plain[0, axis])
+            torch.testing.assert_close(slope, slope[:1].expand_as(slope), rtol=1e-2, atol=1e-2)
+            assert 0.66 < slope[0] < 1.51
+
+
+def test_clips_take_rand_augment_alike_in_all_frames() -> None:
+    still = samples("video")[:, :, :1].expand(-1, -1, 4, -1, -1).contiguous()
+    exact: dict[str, Any] = {"rand_augment": "rand-m7-n4-mstd0.5-inc1", "erase": 0.0, "crop": 0.08}
+    seen = view("video", still, [0, 1, 2, 3, 4, 5], **exact)
+    assert torch.equal(seen, seen[:, :, :1].expand_as(seen))
+    assert not torch.equal(seen, still)
+    erased = view("video", still, [0, 1, 2, 3, 4, 5], **{**exact, "erase": 1.0})
+    assert (erased != seen).flatten(1).any(dim=1).all()
+
+
+def test_a_recipe_may_fix_what_is_erased() -> None:
+    bright = torch.full((64, *SHAPES["image"]), 1.5)
+    plain: dict[str, Any] = {"rand_augment": "rand-p0", "crop": 1.0}
+    for probability in (0.0, 1.0):
+        seen = view("image", bright, list(range(64)), erase=probability, **plain)
+        noisy = (seen.flatten(2).std(dim=2) > 0.1).any(dim=1).double().mean()
+        assert noisy == pytest.approx(probability, abs=0.1)
+
+
+def test_the_largest_magnitude_leaves_a_picture() -> None:
+    """timm then asks Pillow to keep 0 bits of a colour, which it refuses."""
+    seen = view("image", samples("image", 40), list(range(40)), rand_augment="rand-m10-n2-p1-inc1")
+    assert seen.isfinite().all()
+
+
 def test_strength_is_how_much_points_move() -> None:
     cloud = samples("point")
     weak, strong = (

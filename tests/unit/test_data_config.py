@@ -4,9 +4,13 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from m2pt.data.config import DataConfig, DataInfo, Modality
+from m2pt.data.describe import describe
+from m2pt.data.schema import DataError
 from m2pt.models.config import ModelConfig, Tokenizer
 from m2pt.models.tokens import token_count, token_grid
 from m2pt.pretrain.config import PretrainConfig
+
+STANDARD: dict[str, object] = {"source": "digits", "augment": "standard"}
 
 
 def info(modality: Modality, *shape: int) -> DataInfo:
@@ -39,12 +43,30 @@ def info(modality: Modality, *shape: int) -> DataInfo:
         ({"source": "digits", "augment_strength": 0.0}, "augment_strength: .* 0.0"),
         ({"source": "digits", "augment": "light", "mirror": True}, "mirror: .* that is light"),
         ({"source": "shapes", "turn": True}, "turn: goes with augment: standard"),
+        ({"source": "digits", "erase": 0.25}, "erase: goes with augment: standard, .* is none"),
+        (STANDARD | {"erase": 1.5}, "erase: a probability from 0 to 1, but it is 1.5"),
+        (STANDARD | {"crop": 0.0}, "crop: above 0 and at most 1, but it is 0.0"),
+        (STANDARD | {"rand_augment": "9"}, "rand_augment: .* such as rand-m9.*, but it is '9'"),
+        (STANDARD | {"mask_bands": -1}, "mask_bands: a whole number of 0 or more, .* -1"),
     ],
 )
 def test_data_rules(values: dict[str, object], told: str) -> None:
     with pytest.raises(ValueError, match=told) as raised:
         DataConfig(**values)  # type: ignore[arg-type]  # a table of mixed values
     assert "secret@" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"source": "shapes", "erase": 0.1}, "erase: is for image and video data, not point"),
+        ({"source": "digits", "mask_bands": 8}, "mask_bands: is for audio data, not image"),
+        ({"source": "clips", "noise": False}, "noise: is for audio and point data, not video"),
+    ],
+)
+def test_augmentations_of_another_modality(values: dict[str, object], told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        describe(DataConfig(augment="standard", **values))  # type: ignore[arg-type]  # as above
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,7 @@ def test_all_listed_configurations_are_in_the_space(
 
 def test_shipped_experiments_are_found_by_name() -> None:
     for name in catalog.names():
-        assert catalog.find(name).stem == name
+        assert catalog.find(name).stem == name.rpartition("/")[2]
+    assert "paper/image" in catalog.names()
     with pytest.raises(LookupError, match="no experiment 'nosuch' is shipped"):
         catalog.find("nosuch")
