@@ -21,6 +21,7 @@ from orchestrator.config.document import shown
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.io import apply
 from orchestrator.config.metrics import why_no_metric
+from orchestrator.config.weights import reference_in
 from orchestrator.errors import RequestError, StorageError
 from orchestrator.storage.uri import Store
 from search_spaces.space import Choice, Distribution, Grid, RandInt, Value
@@ -50,6 +51,8 @@ def absent_inputs(experiment: Experiment, stored: Container[str] = ()) -> tuple[
         if source.pretrain is not None:
             wanted += _data_places(source.pretrain.data, f"{key_of(name)}.pretrain.data")
         elif source.weights is not None and name not in stored:
+            if reference_in(source.weights) is not None:
+                continue  # into the storage: read_weights looks there
             wanted.append((f"{key_of(name)}.weights", source.weights, Path(source.weights).exists))
     try:
         return tuple(Absent(key, place) for key, place, there in wanted if not there())

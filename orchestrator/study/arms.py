@@ -187,16 +187,16 @@ def _training_text(training: AuxiliaryTraining) -> str:
 def _other_parts(experiment: Experiment, arm: Experiment, searched: tuple[str, ...]) -> list[str]:
     """Searched keys outside the pathway, each by the last part of its path where that is plain."""
     others = [path for path in searched if path.partition(".")[0] != "pathway"]
-    others += [
-        path
-        for path in ("training.epochs", "training.learning_rate")  # what controls change
-        if path not in others and _value(arm, path) != _value(experiment, path)
-    ]
     if not arm.pathway.names:
         others = [
             path
             for path in others
             if not needs_auxiliary(path) and _value(arm, path) != _value(experiment, path)
+        ]
+        others += [
+            path
+            for path in ("training.epochs", "training.learning_rate")  # what controls change
+            if path not in others and _value(arm, path) != _value(experiment, path)
         ]
     last = [path.rpartition(".")[2] for path in others]
     return [

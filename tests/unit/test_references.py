@@ -118,7 +118,7 @@ def test_an_exported_trial_is_weights_to_go_on_from(made: Any) -> None:
         ("study://giving/audio@3", r"has made no 'audio@3'; did you mean 'audio@2'\?"),
         ("study://giving/late", r"has not yet made 'late'"),
         ("study://giving/ba9876543210", rf"was not exported; there is '{TRIAL}'"),
-        ("study://giving/small", r"2 blocks of width 16 .* but the model has 1 blocks"),
+        ("study://giving/small", r"mapping: the auxiliary has 2 blocks and the target 1"),
         (f"sha256:{'0' * 64}", r"holds no blobs/sha256/00/0"),
     ],
 )
