@@ -16,6 +16,7 @@ from m2pt.models.build import build_model
 from m2pt.pathway.config import Envelope, Pathway, Scale
 from m2pt.pathway.reparam import frozen_auxiliary_names, fuse_pathway
 from m2pt.pathway.whole import gathered, is_sharded
+from m2pt.training import numerics as numerics_module
 from m2pt.training.evaluate import evaluate, logits
 from m2pt.training.loop import Training
 from m2pt.training.recipe import Numerics, TrainingConfig
@@ -62,9 +63,12 @@ TOLERANCES = {"fp32": 2e-5, "fp64": 1e-12, "bf16": 2e-5}
 FROZEN = "two frozen ones, shared by a block"
 
 
-def _training(case: str, world: World, precision: Any = "fp64", **recipe: Any) -> Training:
+def _training(
+    case: str, world: World, precision: Any = "fp64", *, compiled: bool = False, **recipe: Any
+) -> Training:
     config, names, _ = CASES[case]
-    config = replace(config, numerics=Numerics(precision), recipe=replace(config.recipe, **recipe))
+    numerics = Numerics(precision, compiled)
+    config = replace(config, numerics=numerics, recipe=replace(config.recipe, **recipe))
     weights = {name: block_weights(7 + i, config.model) for i, name in enumerate(names)}
     return Training(config, load(config.data), weights, world=world)
 
@@ -115,6 +119,8 @@ def _act(ddp: World, folder: Path) -> None:
             found[case, precision] = [_found(training) for training in trainings]
     with patch.object(Shards, "exchange_scales"):
         found["not exchanged"] = _found(_training("shared by all", fsdp, "fp64"))
+    with patch.object(numerics_module, "COMPILE_BACKEND", "eager"):
+        found["compiled"] = _found(_training("trainable", fsdp, "fp32", compiled=True))
     fused = _training(FROZEN, fsdp)
     list(fused.epochs())
     found["uneven"] = [_evaluated(fused, limit, fsdp) for limit in (1, 9)]
@@ -184,6 +190,12 @@ def test_all_but_scales_is_sharded(ranks: list[dict[Any, Any]], case: str) -> No
 
 def test_ranks_with_unequal_shares_evaluate_together(ranks: list[dict[Any, Any]]) -> None:
     assert [rank["uneven"] for rank in ranks] == [[True, True]] * 2
+
+
+def test_compiled_blocks_train_the_same(ranks: list[dict[Any, Any]]) -> None:
+    compiled, wanted = ranks[0]["compiled"], ranks[0]["trainable", "fp32"][0]
+    assert compiled["numbers"].pop("compile/graphs") >= 2
+    assert compiled["numbers"] == pytest.approx(wanted["numbers"], rel=1e-5)
 
 
 def test_scales_whose_gradients_are_not_exchanged_are_noticed(ranks: list[dict[Any, Any]]) -> None:

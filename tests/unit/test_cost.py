@@ -95,6 +95,17 @@ def test_an_arm_holds_what_the_loop_makes_of_it(overrides: tuple[str, ...]) -> N
     assert found.checkpoint_bytes == pytest.approx(state, rel=0.01)
 
 
+def test_sharded_workers_hold_their_part() -> None:
+    sharded = ("resources.workers=4", "resources.sharding=fsdp2")
+    fixed = (*TINY, "pathway.scale.learned=false")
+    whole, part = experiment(*fixed), experiment(*fixed, *sharded)
+    one, other = arm_cost(whole, numbers(whole)), arm_cost(part, numbers(part))
+    assert other.optimizer_bytes == pytest.approx(one.optimizer_bytes / 4, abs=8)
+    assert other.gradients_bytes == pytest.approx(one.gradients_bytes / 4, abs=4)
+    assert other.weights_bytes == pytest.approx(one.weights_bytes / 4 + 3 * one.scales, abs=4)
+    assert other.checkpoint_bytes == one.checkpoint_bytes
+
+
 def test_activations_are_measured_and_the_estimate_is_near_them() -> None:
     config = experiment(*TINY, "pathway.auxiliary=null", "model.width=32", "training.accumulate=2")
     dataset = load(config.data)
