@@ -4,7 +4,7 @@ Weights that a study makes itself (`pretrain`) are made once for each storage pr
 fingerprint covers everything that changes them, and the store remembers the blobs under it.
 """
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from orchestrator.storage.removal import remove
 from orchestrator.storage.uri import Store
 from orchestrator.study.arms import possible_auxiliaries
 from orchestrator.study.identity import Digests
-from orchestrator.tracking.record import StudyRecord
+from orchestrator.tracking.record import AuxiliaryRecord, StudyRecord
 
 Json = dict[str, Any]
 LeaseAll = Callable[[Mapping[str, Json], Callable[[str, Json], None]], dict[str, Json]]
@@ -52,8 +52,8 @@ class Supply:
     """The manifests that count: those of pre-trainings that are gone on with among them."""
     imported: Mapping[str, str] = field(default_factory=dict)
     """As `imported` says."""
-    used: Container[str] = ()
-    """The sha256 of what the study has used before."""
+    earlier: Mapping[str, AuxiliaryRecord] = field(default_factory=dict)
+    """What the study has used before; it goes on with just that."""
     confirm: Callable[[], object] = str
     """Called before a state is deleted; raises where the study is no longer ours."""
 
@@ -93,6 +93,7 @@ class Supply:
         for key, one in wanted.items():
             if key not in missing:
                 self._tell(one, found[key], reused=True)
+                self._let_go(one)
         leases = {f"{LEASE}{one.names[0]}": one for one in missing.values()}
         assignments = {
             lease: self._assignment(one, found[one.fingerprint]) for lease, one in leases.items()
@@ -134,7 +135,8 @@ class Supply:
         """That weights are ready: the last epoch's under the name, others as `name@epoch`."""
         for name in one.names:
             for event in made.events(name, one.config.epochs):
-                self.emit(event | ({"reused": True} if reused else {}))
+                marks = {"fingerprint": one.fingerprint, "reused": reused or name != one.names[0]}
+                self.emit(event | marks)
 
     def _let_go(self, one: Pretraining) -> None:
         folder = layout.checkpoints(self.experiment.name, one.place)
@@ -144,13 +146,19 @@ class Supply:
         self.emit({"kind": "auxiliary_epoch", "name": lease.removeprefix(LEASE), **value})
 
     def _known(self, one: Pretraining) -> Made:
-        """What the store has of a pre-training, or of one in the arithmetic of earlier versions,
-        which pre-trained in fp32 whatever `resources` said, if this study has used that."""
-        made = read_made(self.store, one, one.fingerprint)
+        """What the store has of a pre-training; first of all what this study has used of it.
+
+        Or of one in the arithmetic of earlier versions, which pre-trained in fp32 whatever
+        `resources` said, if this study has used that.
+        """
+        earlier = self.earlier.values()
+        used = [made for made in earlier if made.fingerprint == one.fingerprint]
+        made = read_made(self.store, one, one.fingerprint).with_used(used, self.store)
         if one.missing(made) and one.plain_fingerprint != one.fingerprint:
             plain = read_made(self.store, one, one.plain_fingerprint)
             last = plain.kept.get(one.config.epochs)
-            if last is not None and last.sha256 in self.used and not one.missing(plain):
+            before = {made.sha256 for made in earlier}
+            if last is not None and last.sha256 in before and not one.missing(plain):
                 return plain
         return made
 
