@@ -85,9 +85,8 @@ class Supply:
         wanted: dict[str, Pretraining] = {}
         for name, config in configs.items():
             one = pretraining(self.experiment, name, config)
-            wanted[one.fingerprint] = (
-                wanted[one.fingerprint].joined(one) if (one.fingerprint in wanted) else one
-            )
+            same = wanted.get(one.fingerprint)
+            wanted[one.fingerprint] = one if same is None else same.joined(one)
         found = {one.fingerprint: self._known(one) for one in wanted.values()}
         missing = {key: one for key, one in wanted.items() if one.missing(found[key])}
         for key, one in wanted.items():
@@ -99,8 +98,9 @@ class Supply:
             lease: self._assignment(one, found[one.fingerprint]) for lease, one in leases.items()
         }
         outcomes = self.lease_all(assignments, self._on_report) if assignments else {}
-        for lease, outcome in outcomes.items():
-            one = leases[lease]
+        # what was made is remembered before anything that failed ends the study
+        for lease in sorted(outcomes, key=lambda name: outcomes[name]["kind"] != "finished"):
+            one, outcome = leases[lease], outcomes[lease]
             found[one.fingerprint] = self._take(one, found[one.fingerprint], outcome)
         return {name: found[one.fingerprint] for one in wanted.values() for name in one.names}
 
@@ -166,7 +166,7 @@ class Supply:
         """Weights from a file, or by reference, in canonical form, as a blob."""
         from m2pt.weights.load import blocks_to_bytes
 
-        blocks, sha256 = read_weights(self.experiment, name, source)
+        blocks, sha256 = read_weights(self.experiment, name, source, self.store)
         return sha256 or blobs.put(self.store, blocks_to_bytes(blocks))
 
 
@@ -200,8 +200,12 @@ def data_digest(experiment: Experiment) -> str:
         raise RequestError(f"data: {error}") from error
 
 
-def read_weights(experiment: Experiment, name: str, source: WeightSource) -> tuple[Any, str | None]:
+def read_weights(
+    experiment: Experiment, name: str, source: WeightSource, store: Store | None = None
+) -> tuple[Any, str | None]:
     """The block weights of a source, which fit the model, and of what blob they are, if of one.
+
+    `store` is the experiment's, where that is open already.
 
     Raises `RequestError`, naming the key, where they cannot be read or do not fit, and
     `StorageError`.
@@ -215,8 +219,8 @@ def read_weights(experiment: Experiment, name: str, source: WeightSource) -> tup
         if reference is None:
             blocks = load_blocks(Path(source.weights), sha256=source.sha256)
         else:
-            store = Store.open(experiment.storage)
-            blocks, sha256 = referred(store, reference, where, source.sha256)
+            opened = store or Store.open(experiment.storage)
+            blocks, sha256 = referred(opened, reference, where, source.sha256)
         check_fit(blocks, experiment.model, source.weights)
     except (ValueError, OSError) as error:
         raise RequestError(f"{where}: {error}") from error

@@ -35,7 +35,7 @@ SCENARIOS = (
     Scenario(
         "a worker in the midst of a pre-training, then the driver with everything: `kill -9`",
         "it goes on from its last checkpoint, as a trial does",
-        "every checkpoint; the weights are the same to the last bit",
+        "every checkpoint; the weights are those of a run that nothing happened to",
         "Ray Train; then you: the same command goes on",
         "faults/test_pretraining_killed.py::test_a_pretraining_goes_on_after_a_worker_and_after_everything_was_killed",
     ),
