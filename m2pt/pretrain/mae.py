@@ -146,8 +146,9 @@ class MaskedAutoencoding:
             for step, (batch, (places, weight)) in enumerate(zip(batches, shares, strict=True)):
                 beat()
                 self._prepare_step(step, counted=weight > 0)
-                # drawn for the whole batch on every rank: a sample's mask is its own wherever it is
-                masks = visible_and_masked((len(batch), self._network.tokens), generator)[places]
+                # for the whole batch on every rank: a sample's mask is its own wherever it is
+                drawn = torch.rand((len(batch), self._network.tokens), generator=generator)
+                masks = visible_and_masked(drawn[places])
                 part = len(places) / len(batch) if weight else 0.0
                 loss = self._update(network, next(read)[0], masks, part * world.size)
                 total += len(batch) * loss / world.size

@@ -4,7 +4,6 @@ B: batch, C: channels, T: frames, H, W: height and width, L: tokens, M: masked t
 one patch, G: groups, K: points of a group.
 """
 
-import torch
 from torch import Tensor
 
 from m2pt.models.config import Tokenizer
@@ -53,6 +52,9 @@ def chamfer_loss(predicted_BMP: Tensor, wanted_BMK3: Tensor) -> Tensor:
     return squares_BMKK.amin(dim=-1).mean() + squares_BMKK.amin(dim=-2).mean()
 
 
-def visible_and_masked(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """A random order (B, L) of the tokens of each sample: visible ones first, then masked ones."""
-    return torch.rand(shape, generator=generator).argsort(dim=1)
+def visible_and_masked(drawn_BL: Tensor) -> Tensor:
+    """A random order (B, L) of the tokens of each sample: visible ones first, then masked ones.
+
+    `drawn_BL` holds a random number for each token.
+    """
+    return drawn_BL.argsort(dim=1)

@@ -6,7 +6,7 @@ that were kept.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from orchestrator.storage import layout
 from orchestrator.storage.formats import WrongFormat, check_format
 from orchestrator.storage.uri import Damaged, Missing, Store
 from orchestrator.study.identity import pretrain_fingerprint
+from orchestrator.tracking.record import AuxiliaryRecord
 
 Json = dict[str, Any]
 PRETRAINED_FORMAT = 1
@@ -43,6 +44,15 @@ class Made:
         """Together with what a gang has now made."""
         more = {int(epoch): _kept(one) for epoch, one in outcome["kept"].items()}
         return Made({**self.kept, **more}, self.seconds + float(outcome["seconds"]))
+
+    def with_used(self, used: Iterable[AuxiliaryRecord], store: Store) -> "Made":
+        """With what a study has used of it in the place of what others have made since."""
+        own = {
+            one.epoch: Kept(one.sha256, one.metrics)
+            for one in used
+            if one.epoch is not None and store.exists(layout.blob(one.sha256))
+        }
+        return replace(self, kept={**self.kept, **own})
 
     def as_bytes(self, last: int) -> bytes:
         """The record; `last` is the number of epochs."""

@@ -236,7 +236,7 @@ class _Run:
                 self.journal.append,
                 self.journal.accepted,
                 imported=known,
-                used={one.sha256 for one in self.record.auxiliaries.values()},
+                earlier=dict(self.record.auxiliaries),
                 confirm=lambda: still_held(self.lease),
             ).digests()
             if self.purpose == "pretrain":

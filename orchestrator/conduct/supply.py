@@ -4,7 +4,7 @@ Weights that a study makes itself (`pretrain`) are made once for each storage pr
 fingerprint covers everything that changes them, and the store remembers the blobs under it.
 """
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from orchestrator.storage.removal import remove
 from orchestrator.storage.uri import Store
 from orchestrator.study.arms import possible_auxiliaries, possible_mappings
 from orchestrator.study.identity import Digests
-from orchestrator.tracking.record import StudyRecord
+from orchestrator.tracking.record import AuxiliaryRecord, StudyRecord
 
 Json = dict[str, Any]
 LeaseAll = Callable[[Mapping[str, Json], Callable[[str, Json], None]], dict[str, Json]]
@@ -53,8 +53,8 @@ class Supply:
     """The manifests that count: those of pre-trainings that are gone on with among them."""
     imported: Mapping[str, str] = field(default_factory=dict)
     """As `imported` says."""
-    used: Container[str] = ()
-    """The sha256 of what the study has used before."""
+    earlier: Mapping[str, AuxiliaryRecord] = field(default_factory=dict)
+    """What the study has used before; it goes on with just that."""
     confirm: Callable[[], object] = str
     """Called before a state is deleted; raises where the study is no longer ours."""
 
@@ -86,21 +86,22 @@ class Supply:
         wanted: dict[str, Pretraining] = {}
         for name, config in configs.items():
             one = pretraining(self.experiment, name, config)
-            wanted[one.fingerprint] = (
-                wanted[one.fingerprint].joined(one) if (one.fingerprint in wanted) else one
-            )
+            same = wanted.get(one.fingerprint)
+            wanted[one.fingerprint] = one if same is None else same.joined(one)
         found = {one.fingerprint: self._known(one) for one in wanted.values()}
         missing = {key: one for key, one in wanted.items() if one.missing(found[key])}
         for key, one in wanted.items():
             if key not in missing:
                 self._tell(one, found[key], reused=True)
+                self._let_go(one)
         leases = {f"{LEASE}{one.names[0]}": one for one in missing.values()}
         assignments = {
             lease: self._assignment(one, found[one.fingerprint]) for lease, one in leases.items()
         }
         outcomes = self.lease_all(assignments, self._on_report) if assignments else {}
-        for lease, outcome in outcomes.items():
-            one = leases[lease]
+        # what was made is remembered before anything that failed ends the study
+        for lease in sorted(outcomes, key=lambda name: outcomes[name]["kind"] != "finished"):
+            one, outcome = leases[lease], outcomes[lease]
             found[one.fingerprint] = self._take(one, found[one.fingerprint], outcome)
         return {name: found[one.fingerprint] for one in wanted.values() for name in one.names}
 
@@ -135,7 +136,8 @@ class Supply:
         """That weights are ready: the last epoch's under the name, others as `name@epoch`."""
         for name in one.names:
             for event in made.events(name, one.config.epochs):
-                self.emit(event | ({"reused": True} if reused else {}))
+                marks = {"fingerprint": one.fingerprint, "reused": reused or name != one.names[0]}
+                self.emit(event | marks)
 
     def _let_go(self, one: Pretraining) -> None:
         folder = layout.checkpoints(self.experiment.name, one.place)
@@ -145,13 +147,19 @@ class Supply:
         self.emit({"kind": "auxiliary_epoch", "name": lease.removeprefix(LEASE), **value})
 
     def _known(self, one: Pretraining) -> Made:
-        """What the store has of a pre-training, or of one in the arithmetic of earlier versions,
-        which pre-trained in fp32 whatever `resources` said, if this study has used that."""
-        made = read_made(self.store, one, one.fingerprint)
+        """What the store has of a pre-training; first of all what this study has used of it.
+
+        Or of one in the arithmetic of earlier versions, which pre-trained in fp32 whatever
+        `resources` said, if this study has used that.
+        """
+        earlier = self.earlier.values()
+        used = [made for made in earlier if made.fingerprint == one.fingerprint]
+        made = read_made(self.store, one, one.fingerprint).with_used(used, self.store)
         if one.missing(made) and one.plain_fingerprint != one.fingerprint:
             plain = read_made(self.store, one, one.plain_fingerprint)
             last = plain.kept.get(one.config.epochs)
-            if last is not None and last.sha256 in self.used and not one.missing(plain):
+            before = {made.sha256 for made in earlier}
+            if last is not None and last.sha256 in before and not one.missing(plain):
                 return plain
         return made
 
@@ -159,7 +167,7 @@ class Supply:
         """Weights from a file, or by reference, in canonical form, as a blob."""
         from m2pt.weights.load import blocks_to_bytes
 
-        blocks, sha256 = read_weights(self.experiment, name, source)
+        blocks, sha256 = read_weights(self.experiment, name, source, self.store)
         return sha256 or blobs.put(self.store, blocks_to_bytes(blocks))
 
 
@@ -193,8 +201,12 @@ def data_digest(experiment: Experiment) -> str:
         raise RequestError(f"data: {error}") from error
 
 
-def read_weights(experiment: Experiment, name: str, source: WeightSource) -> tuple[Any, str | None]:
+def read_weights(
+    experiment: Experiment, name: str, source: WeightSource, store: Store | None = None
+) -> tuple[Any, str | None]:
     """The block weights of a source, which fit the model, and of what blob they are, if of one.
+
+    `store` is the experiment's, where that is open already.
 
     Raises `RequestError`, naming the key, where they cannot be read or do not fit, and
     `StorageError`.
@@ -208,8 +220,8 @@ def read_weights(experiment: Experiment, name: str, source: WeightSource) -> tup
         if reference is None:
             blocks = load_blocks(Path(source.weights), sha256=source.sha256)
         else:
-            store = Store.open(experiment.storage)
-            blocks, sha256 = referred(store, reference, where, source.sha256)
+            opened = store or Store.open(experiment.storage)
+            blocks, sha256 = referred(opened, reference, where, source.sha256)
         check_fit(blocks, experiment.model, source.weights, any_depth=name != TARGET)
         if name != TARGET:
             check_depth(experiment, depth_of_blocks(blocks))

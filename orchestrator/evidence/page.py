@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from orchestrator.config.experiment import Experiment, WeightSource
+from orchestrator.config.weights import maturity
 from orchestrator.evidence.findings import Findings
 from orchestrator.evidence.statistics import PairedDifference, paired_difference, spread
 from orchestrator.evidence.tables import (
@@ -267,14 +268,15 @@ def _space(found: Findings, experiment: Experiment) -> list[dict[str, str]]:
 
 def _auxiliaries(data: Mapping[str, Any], experiment: Experiment) -> list[dict[str, str]]:
     made = data["auxiliaries"]
+    kept = [name for name in made if maturity(name)[0] in experiment.auxiliaries]
     return [
         {
             "name": name,
-            "source": _source(source),
+            "source": _source(experiment.source_of(name)),
             "seconds": f"{made[name]['seconds']:.1f}" if name in made else "",
             "sha256": made[name]["sha256"][:16] if name in made else "",
         }
-        for name, source in experiment.auxiliaries.items()
+        for name in dict.fromkeys((*experiment.auxiliaries, *kept))
     ]
 
 

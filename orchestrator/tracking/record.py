@@ -72,6 +72,8 @@ class AuxiliaryRecord:
     metrics: dict[str, float]
     epoch: int | None = None
     """Of its pre-training."""
+    fingerprint: str = ""
+    """Of its pre-training (`study.identity`)."""
 
 
 @dataclass
@@ -233,6 +235,7 @@ def _auxiliary_ready(record: StudyRecord, event: Mapping[str, Any], time: float)
         float(event.get("seconds", 0.0)),
         _floats(event.get("metrics")),
         event.get("epoch"),
+        event.get("fingerprint", ""),
     )
 
 

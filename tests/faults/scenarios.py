@@ -33,6 +33,13 @@ SCENARIOS = (
         "faults/test_gangs.py::test_kills_of_workers_cost_no_epoch_and_change_no_bit",
     ),
     Scenario(
+        "a worker in the midst of a pre-training, then the driver with everything: `kill -9`",
+        "it goes on from its last checkpoint, as a trial does",
+        "every checkpoint; the weights are those of a run that nothing happened to",
+        "Ray Train; then you: the same command goes on",
+        "faults/test_pretraining_killed.py::test_a_pretraining_goes_on_after_a_worker_and_after_everything_was_killed",
+    ),
+    Scenario(
         "Ray Train's controller",
         "the driver starts the gang's run anew",
         "every checkpoint; the same bits",

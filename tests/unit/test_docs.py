@@ -79,6 +79,7 @@ def check_keys(text: str) -> None:
         layout.journal(name),
         layout.leases(name),
         layout.checkpoint(name, ManifestKey("<id>", 1, 1)),
+        layout.checkpoint(name, ManifestKey("pretrain-*", 1, 1)),
         layout.logs(name),
         layout.controls(name),
         layout.report(name, "report.html"),

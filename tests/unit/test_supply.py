@@ -125,7 +125,8 @@ def test_one_run_gives_an_auxiliary_at_several_epochs(store: Store) -> None:
     ready = {name: (one.sha256, one.epoch) for name, one in record.auxiliaries.items()}
     both = [("", 4), ("@3", 3), ("@1", 1)]
     assert ready == {f"{n}{at}": (digest(e), e) for n in ("audio", "ear") for at, e in both}
-    assert [event["seconds"] for event in events if "seconds" in event] == [2.0, 2.0]
+    told = [(event["seconds"], event["reused"]) for event in events if "seconds" in event]
+    assert told == [(2.0, False), (2.0, True)]
 
     again = Supply(store, experiment, gang, events.append, accepted).digests()
     assert (again, len(gang.asked)) == (digests, 1)
@@ -159,13 +160,32 @@ def test_what_earlier_versions_made_is_found(store: Store) -> None:
     said = {"format": 1, "sha256": sha256, "seconds": 1.0, "metrics": {"pretrain/loss": 0.5}}
     store.put(key, json.dumps(said).encode())
     gang = Gang(store)
-    found = Supply(store, plain, gang, ignored, Accepted(1)).digests()
+    events = list[Any]()
+    found = Supply(store, plain, gang, events.append, Accepted(1)).digests()
     assert (found.auxiliaries, gang.asked) == ({"audio": sha256}, [])
     half = parse_experiment(text, "exp.yaml", ["resources.precision=bf16"])
-    known = Supply(store, half, gang, ignored, Accepted(1), used={sha256}).digests()
+    known = Supply(
+        store, half, gang, ignored, Accepted(1), earlier=fold(events).auxiliaries
+    ).digests()
     assert (known.auxiliaries, gang.asked) == ({"audio": sha256}, [])
     fresh = Supply(store, half, gang, ignored, Accepted(1)).digests()
     assert fresh.auxiliaries == {"audio": digest(4)}
+
+
+def test_a_study_keeps_to_the_weights_that_it_has_used(store: Store) -> None:
+    """Also where another study, on other machines, has made them again since."""
+    experiment = parse_experiment(MAKING, "exp.yaml", [])
+    events = list[Any]()
+    digests = Supply(store, experiment, Gang(store), events.append, Accepted(1)).digests()
+    (entry,) = store.list(layout.PRETRAINED)
+    said = json.loads(store.get(entry.key))
+    said["kept"]["1"]["sha256"] = blobs.put(store, b"made again")
+    store.put(entry.key, json.dumps(said).encode())
+    anew = Supply(store, experiment, Gang(store), ignored, Accepted(1)).digests()
+    assert anew.auxiliaries["audio@1"] != digests.auxiliaries["audio@1"]
+    earlier = fold(events).auxiliaries
+    again = Supply(store, experiment, Gang(store), ignored, Accepted(1), earlier=earlier)
+    assert again.digests() == digests
 
 
 def test_states_of_a_pretraining_go_once_it_is_done(store: Store) -> None:
