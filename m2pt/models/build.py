@@ -9,7 +9,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from m2pt.data.config import DataInfo
-from m2pt.models.config import ModelConfig
+from m2pt.models.config import ModelConfig, unfit
+from m2pt.models.options import furnish, pooling
 from m2pt.models.point import PointEmbed
 from m2pt.models.tokens import token_grid
 from m2pt.models.video import TubeletEmbed
@@ -26,16 +27,18 @@ def build_model(config: ModelConfig, info: DataInfo, *, seed: int) -> nn.Module:
     centre. Linears start as in MoCo v3 and MAE (Xavier). Equal arguments give identical weights
     (float32, on the CPU), and no random number of the caller's is used up.
 
+    `config` may ask for a class token, positions and a head of other kinds: see `options`.
+
     Raises:
         ValueError: the tokenizer does not fit the samples.
     """
-    token_grid(config.tokenizer, info)
+    grid = token_grid(config.tokenizer, info)
+    if why := unfit(config, info.modality):
+        raise ValueError(why)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's alone: torch.manual_seed sets all
         model: nn.Module = VisionTransformer(
             num_classes=info.classes,
-            global_pool="avg",
-            class_token=False,
             embed_dim=config.width,
             depth=config.depth,
             num_heads=config.heads,
@@ -43,9 +46,11 @@ def build_model(config: ModelConfig, info: DataInfo, *, seed: int) -> nn.Module:
             qkv_bias=config.qkv_bias,
             drop_path_rate=config.drop_path,
             weight_init="moco",
+            **pooling(config),
             **_embedding(config, info),
         )
         _start_tokens(model)
+        furnish(model, config, grid, info.classes)
     return model
 
 

@@ -75,7 +75,14 @@ class MaskedAutoencoding:
         self.config = config
         self._data = dataset or load(config.data)
         self._device, self._loader_workers = device, loader_workers
-        encoder = replace(model, tokenizer=config.tokenizer, drop_path=0.0)
+        encoder = replace(
+            model,
+            tokenizer=config.tokenizer,
+            drop_path=0.0,
+            class_token=False,
+            pool="mean",
+            positions="learned",
+        )
         self._network = _seeded_network(encoder, self._data.info, config).to(device)
         self._optimizer = torch.optim.AdamW(
             self._network.parameters(), config.learning_rate, betas=(0.9, 0.95), weight_decay=0.05

@@ -32,11 +32,13 @@ ARMS_LOOKED_AT = 64
 
 @dataclass(frozen=True)
 class ModelNumbers:
-    """Of the plain target: what it learns, what else its state dict holds, its sequence length."""
+    """Of the plain target: what it learns, what else its state dict holds, its sequence length, and
+    what of it a linear probe trains."""
 
     parameters: int
     buffers: int
     tokens: int
+    head: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,12 @@ def arm_cost(
     borrowed = len(pathway.names) * covered
     groups = dict(scale_group(pathway.scale, block, linear) for block, linear in linears)
     scales = len(pathway.names) * sum(groups.values())
-    trained = numbers.parameters
+    target = numbers.head if experiment.training.train == "probe" else numbers.parameters
+    trained = target
     trained += borrowed if pathway.trainable else 0
     trained += scales if pathway.scale.learned else 0
-    kept = numbers.parameters + numbers.buffers + scales + (borrowed if pathway.trainable else 0)
+    kept = target + numbers.buffers + scales + (borrowed if pathway.trainable else 0)
+    averaged = 0 if experiment.training.ema_decay is None else kept
     plain = (
         activation_estimate(experiment, numbers) if activations_bytes is None else activations_bytes
     )
@@ -101,11 +105,11 @@ def arm_cost(
         auxiliary_trained=pathway.trainable and bool(linears),
         scales=scales,
         trained=trained,
-        weights_bytes=item * (numbers.parameters + numbers.buffers + borrowed + scales),
+        weights_bytes=item * (numbers.parameters + numbers.buffers + borrowed + scales + averaged),
         gradients_bytes=item * trained,
         optimizer_bytes=item * STATES_PER_PARAMETER * trained,
         activations_bytes=plain + item * covered,  # W + λW' is kept as well
-        checkpoint_bytes=item * (kept + STATES_PER_PARAMETER * trained),
+        checkpoint_bytes=item * (kept + averaged + STATES_PER_PARAMETER * trained),
     )
 
 
@@ -127,6 +131,7 @@ def activation_estimate(experiment: Experiment, numbers: ModelNumbers) -> int:
     widths, hidden = ACTIVATIONS_PER_TOKEN
     each = widths * model.width + hidden * int(model.width * model.mlp_ratio)
     micro = ceil(recipe.batch_size / (experiment.resources.workers * recipe.accumulate))
+    micro *= recipe.repeats
     item = 2 if experiment.resources.precision == "bf16" else item_bytes(experiment.resources)
     return item * micro * numbers.tokens * model.depth * each
 
