@@ -41,10 +41,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ModelSize:
-    """How many numbers a plain model learns, and how many more its state dict holds."""
+    """How many numbers a plain model learns, how many more its state dict holds, and how many of
+    those that it learns are its head's."""
 
     parameters: int
     buffers: int
+    head: int
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,9 @@ def model_size(config: ModelConfig, info: DataInfo) -> ModelSize:
     with torch.device("meta"):
         model = build_model(config, info, seed=0)
     learned = sum(parameter.numel() for parameter in model.parameters())
-    return ModelSize(learned, sum(t.numel() for t in model.state_dict().values()) - learned)
+    held = sum(tensor.numel() for tensor in model.state_dict().values())
+    head = sum(parameter.numel() for parameter in model.get_submodule("head").parameters())
+    return ModelSize(learned, held - learned, head)
 
 
 def stand_ins(config: ModelConfig, info: DataInfo, names: Sequence[str]) -> dict[str, BlockWeights]:

@@ -9,7 +9,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from m2pt.data.config import DataInfo
-from m2pt.models.config import ModelConfig
+from m2pt.models.config import ModelConfig, unfit
+from m2pt.models.options import furnish, pooling
 from m2pt.models.parts import PartTransformer
 from m2pt.models.point import PointEmbed
 from m2pt.models.tokens import token_grid
@@ -29,19 +30,22 @@ def build_model(config: ModelConfig, info: DataInfo, *, seed: int) -> nn.Module:
     Equal arguments give identical weights (float32, on the CPU), and no random number of the
     caller's is used up.
 
+    `config` may ask for a class token, positions and a head of other kinds: see `options`.
+
     Raises:
         ValueError: the tokenizer does not fit the samples.
     """
-    token_grid(config.tokenizer, info)
-    pooled: dict[str, Any] = {"num_classes": info.outputs, "global_pool": "avg"}
-    made, head = (VisionTransformer, pooled)
+    grid = token_grid(config.tokenizer, info)
+    if why := unfit(config, info.modality, info.task):
+        raise ValueError(why)
+    made: Any = VisionTransformer
+    head: dict[str, Any] = {"num_classes": info.outputs, **pooling(config)}
     if info.task == "parts":
         head = {"categories": info.classes, "parts": info.outputs, "norm": config.tokenizer.norm}
-        made = PartTransformer
+        made, head["class_token"] = PartTransformer, False
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's alone: torch.manual_seed sets all
         model: nn.Module = made(
-            class_token=False,
             embed_dim=config.width,
             depth=config.depth,
             num_heads=config.heads,
@@ -53,6 +57,7 @@ def build_model(config: ModelConfig, info: DataInfo, *, seed: int) -> nn.Module:
             **head,
         )
         _start_tokens(model)
+        furnish(model, config, grid, info.outputs)
     return model
 
 

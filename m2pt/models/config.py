@@ -3,7 +3,11 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
+from m2pt.data.config import Modality, Task
+
 NormKind = Literal["layer", "batch"]
+Pool = Literal["mean", "token", "token_max"]
+Positions = Literal["learned", "fixed"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,16 @@ class ModelConfig:
     qkv_bias: bool = True
     drop_path: float = 0.0
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    class_token: bool = field(default=False, metadata={"later": True})
+    """A token of its own beside those of the sample, as the paper's image, audio and point models
+    have."""
+    pool: Pool = field(default="mean", metadata={"later": True})
+    """What the head sees. mean: the mean of the sample's tokens, normalised (image, audio and video
+    fine-tuning). token: the class token (MAE's linear probe). token_max: that and the maximum over
+    the others, with an MLP of two layers as the head (point cloud classification)."""
+    positions: Positions = field(default="learned", metadata={"later": True})
+    """learned; or fixed, sines and cosines that do not learn (audio and video). Points have an MLP
+    of their own."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -72,6 +86,23 @@ class ModelConfig:
                 "drop_path: a probability from 0 up to but without 1, "
                 f"but it is {self.drop_path!r}; 0.1 is usual"
             )
+        for name, kinds in (("pool", get_args(Pool)), ("positions", get_args(Positions))):
+            if getattr(self, name) not in kinds:
+                raise ValueError(f"{name}: {', '.join(kinds)}, but it is {getattr(self, name)!r}")
+        if self.pool != "mean" and not self.class_token:
+            raise ValueError(f"pool: {self.pool} needs class_token: true; set both, or mean")
+        if self.positions == "fixed" and self.width % 4:
+            raise ValueError(f"positions: fixed needs a width that 4 divides, not {self.width}")
+
+
+def unfit(config: ModelConfig, modality: Modality, task: Task = "classes") -> str | None:
+    """The rule that a model of this configuration breaks with samples of a modality, of which a
+    task is told; or None."""
+    if task == "parts" and (config.class_token or config.pool != "mean"):
+        return "class_token: a head that tells the parts of points has none; leave it and pool out"
+    if config.positions == "fixed" and modality == "point":
+        return "positions: fixed is for patches and tubelets; points have their own; leave it out"
+    return None
 
 
 def _at_least_one(name: str, value: int) -> None:

@@ -71,7 +71,14 @@ class MaskedAutoencoding:
         check_ready(world)
         self.config, self.world, self.epoch = config, world, 0
         self._data, self._numerics = dataset or load(config.data), numerics
-        self._encoder = replace(model, tokenizer=config.tokenizer, drop_path=0.0)
+        self._encoder = replace(
+            model,
+            tokenizer=config.tokenizer,
+            drop_path=0.0,
+            class_token=False,
+            pool="mean",
+            positions="learned",
+        )
         network = seeded_network(self._encoder, self._data.info, config)
         self._network = network.to(world.device, dtype_of(numerics))
         self._batch_norms = synchronise(network) if world.size > 1 else []

@@ -13,7 +13,7 @@ from m2pt.data.config import EMBEDDED, DataConfig, DataInfo
 from m2pt.data.describe import describe
 from m2pt.data.files import is_there
 from m2pt.data.schema import DataAway
-from m2pt.models.config import Tokenizer
+from m2pt.models.config import ModelConfig, Tokenizer, unfit
 from m2pt.models.tokens import token_grid
 from orchestrator.conduct.places import tracking_uri
 from orchestrator.conduct.supply import check_depth, key_of, read_weights, sources
@@ -71,10 +71,12 @@ def check_inputs(experiment: Experiment, stored: Container[str] = ()) -> None:
     info = _described(experiment.data, "data")
     _check_metric(experiment, info, "")
     _check_tokens(experiment.model.tokenizer, info, "model")
+    _check_model(experiment.model, info, "model")
     for one, why in _variants(experiment):
         if one.data != experiment.data:
             _check_metric(one, _described(one.data, f"{why}data"), why)
         _check_tokens(one.model.tokenizer, describe(one.data), f"{why}model")
+        _check_model(one.model, describe(one.data), f"{why}model")
     for name, source in sources(experiment).items():
         if source.pretrain is not None:
             where = f"{key_of(name)}.pretrain"
@@ -158,6 +160,11 @@ def _check_tokens(tokenizer: Tokenizer, info: DataInfo, where: str) -> None:
         token_grid(tokenizer, info)
     except ValueError as error:
         raise RequestError(f"{where}.{error}") from error
+
+
+def _check_model(model: ModelConfig, info: DataInfo, where: str) -> None:
+    if rule := unfit(model, info.modality, info.task):
+        raise RequestError(f"{where}.{rule}")
 
 
 def _variants(experiment: Experiment) -> Iterator[tuple[Experiment, str]]:

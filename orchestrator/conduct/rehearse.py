@@ -77,7 +77,7 @@ def estimate(experiment: Experiment, *, measured: bool = True) -> Estimate:
     with _refusing("model"):
         size = model_size(experiment.model, info)
         tokens = token_count(experiment.model.tokenizer, info)
-    numbers = ModelNumbers(size.parameters, size.buffers, tokens)
+    numbers = ModelNumbers(size.parameters, size.buffers, tokens, size.head)
     cost = study_cost(experiment, numbers, data_bytes=stored)
     if not measured:
         return Estimate(cost, None, None, ())

@@ -32,11 +32,13 @@ ARMS_LOOKED_AT = 64
 
 @dataclass(frozen=True)
 class ModelNumbers:
-    """Of the plain target: what it learns, what else its state dict holds, its sequence length."""
+    """Of the plain target: what it learns, what else its state dict holds, its sequence length, and
+    what of it a linear probe trains."""
 
     parameters: int
     buffers: int
     tokens: int
+    head: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,11 @@ def arm_cost(
     changes = many * training.rank * sum(sum(linear_shape(experiment.model, n)) for _, n in linears)
     borrowed = many * (covered + _biases(experiment, linears))
     learned = borrowed if training.kind == "trained" else changes
-    trained = numbers.parameters + learned + (scales if pathway.scale.learned else 0)
-    kept = numbers.parameters + numbers.buffers + scales + learned
-    own = item * (numbers.parameters + changes)
+    target = numbers.head if experiment.training.train == "probe" else numbers.parameters
+    trained = target + learned + (scales if pathway.scale.learned else 0)
+    kept = target + numbers.buffers + scales + learned
+    averaged = 0 if experiment.training.ema_decay is None else kept
+    own = item * (numbers.parameters + changes + averaged)
     own += (2 if pathway.keep == "bf16" else item) * borrowed
     plain = (
         activation_estimate(experiment, numbers) if activations_bytes is None else activations_bytes
@@ -115,7 +119,7 @@ def arm_cost(
         gradients_bytes=item * ceil(trained / parts),
         optimizer_bytes=item * STATES_PER_PARAMETER * ceil(trained / parts),
         activations_bytes=plain + item * covered,  # W + λW' is kept as well
-        checkpoint_bytes=item * (kept + STATES_PER_PARAMETER * trained),
+        checkpoint_bytes=item * (kept + averaged + STATES_PER_PARAMETER * trained),
     )
 
 
@@ -152,6 +156,7 @@ def activation_estimate(experiment: Experiment, numbers: ModelNumbers) -> int:
     widths, hidden = ACTIVATIONS_PER_TOKEN
     each = widths * model.width + hidden * int(model.width * model.mlp_ratio)
     micro = ceil(recipe.batch_size / (experiment.resources.workers * recipe.accumulate))
+    micro *= recipe.repeats
     item = 2 if experiment.resources.precision == "bf16" else item_bytes(experiment.resources)
     return item * micro * numbers.tokens * model.depth * each
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,9 @@ from m2pt.training.loop import Training
 from m2pt.training.mixing import build_mix
 from m2pt.training.recipe import Recipe, TrainingConfig
 from m2pt.training.state import from_bytes, to_bytes
+from orchestrator.conduct.supply import read_weights
+from orchestrator.config.io import parse_experiment
+from orchestrator.promotion.export import Identity, Trained, export_model
 from tests.numerics.training_setup import (
     DATA,
     MODEL,
@@ -95,6 +99,39 @@ def test_what_is_averaged_resumes_to_the_same_bits(train: Any) -> None:
         training_of(replace(config, recipe=replace(config.recipe, ema_decay=None))).restore(
             through.capture()
         )
+
+
+def test_what_is_exported_is_averaged_and_a_target_to_go_on_from(tmp_path: Path) -> None:
+    """Further fine-tuning after a fuse: of the export the blocks' matrices are taken."""
+    training = training_of(config_of(SHARED, ema_decay=0.7))
+    next(training.epochs())
+    state = training.capture()
+    trained = Trained(training.config, state, {"audio": block_weights()})
+    export = export_model(trained, digits(), Identity("trial", "arm"))
+    training.settle()
+    fused = fuse_pathway(training.model).state_dict()
+    assert same_bits(export.tensors, dict(fused))
+    (tmp_path / "model.safetensors").write_bytes(export.files()["model.safetensors"])
+    text = (
+        "name: further\ndata: {source: digits, limit: 90}\n"
+        "model: {width: 16, depth: 2, heads: 2, tokenizer: {patch: 4}}\n"
+        f"target: {{weights: {tmp_path / 'model.safetensors'}}}\n"
+        "auxiliaries: {audio: {pretrain: {data: {source: tones}}}}\n"
+        "pathway: {auxiliary: audio}\n"
+        "training: {epochs: 1, batch_size: 32}\n"
+    )
+    further = parse_experiment(text, "file")
+    assert further.target is not None
+    start, _ = read_weights(further, "target", further.target)
+    again = Training(
+        further.training_config(), digits(), {"audio": block_weights(9)}, target_weights=start
+    )
+    for name, weight in start.items():
+        borrowing = f"{name.removesuffix('.weight')}.parametrizations.weight.original"
+        own = again.model.get_parameter(borrowing if name.endswith(".weight") else name)
+        assert torch.equal(own, weight)
+        assert torch.equal(own, fused[name])
+    assert next(again.epochs()).metrics["train/loss"] > 0
 
 
 def probed(**recipe: Any) -> TrainingConfig:

@@ -10,6 +10,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from m2pt.data.config import DataInfo, Modality
 from m2pt.models.build import build_model
 from m2pt.models.config import ModelConfig, NormKind, Tokenizer
+from m2pt.models.options import sine_positions
 from m2pt.models.parts import interpolation
 from m2pt.models.point import PointEmbed, farthest_points, nearest_points, take_points
 from m2pt.models.tokens import token_count
@@ -115,6 +116,58 @@ def test_settings_reach_the_blocks() -> None:
     assert model.blocks[0].attn.qkv.bias is None
     assert model.blocks[0].mlp.fc1.weight.shape == (48, 24)
     assert model.blocks[2].drop_path1.drop_prob == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_options_of_the_papers_models(modality: Modality) -> None:
+    pool: Any = "token_max" if modality == "point" else "mean"
+    positions: Any = "learned" if modality == "point" else "fixed"
+    config = replace(SMALL, class_token=True, pool=pool, positions=positions)
+    model = built(modality, config).eval()
+    assert type(model) is VisionTransformer
+    assert model(samples(modality)).shape == (3, 5)
+    moved = model.cls_token.detach().clone()
+    with torch.no_grad():
+        plain = model(samples(modality))
+        model.cls_token.add_(1.0)
+        assert not torch.allclose(model(samples(modality)), plain)
+        model.cls_token.copy_(moved)
+    model.train()(samples(modality)).square().sum().backward()
+    silent = {name for name, p in model.named_parameters() if p.grad is None}
+    assert silent == (set() if modality == "point" else {"pos_embed"})
+    assert not any(p.requires_grad for name, p in model.named_parameters() if name == "pos_embed")
+
+
+def test_fixed_positions_are_the_papers() -> None:
+    table = sine_positions((2, 3), 8)
+    torch.testing.assert_close(table.square().sum(dim=1), torch.full((6,), 4.0))
+    assert len({tuple(row) for row in table.tolist()}) == 6
+    assert torch.equal(table[0].sort().values, torch.tensor([0.0] * 4 + [1.0] * 4))
+    alike = (table[0] == table[3]).sum()  # the same column: that half is the same
+    assert alike == 4
+    line = sine_positions((2, 2, 2), 4)
+    places = torch.arange(8.0)
+    wanted = [places.sin(), places.cos(), (places / 100).sin(), (places / 100).cos()]
+    torch.testing.assert_close(line, torch.stack(wanted, dim=1))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"pool": "token"}, "pool: token needs class_token: true"),
+        ({"pool": "max"}, "pool: mean, token, token_max, but it is 'max'"),
+        ({"positions": "sine"}, "positions: learned, fixed, but it is 'sine'"),
+        ({"positions": "fixed", "width": 6, "heads": 2}, "positions: fixed needs a width"),
+    ],
+)
+def test_options_that_do_not_fit(values: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        ModelConfig(**values)
+
+
+def test_points_have_no_fixed_positions() -> None:
+    with pytest.raises(ValueError, match="positions: fixed is for patches"):
+        built("point", replace(SMALL, positions="fixed"))
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused() -> None:
