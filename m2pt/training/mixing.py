@@ -7,6 +7,7 @@ from timm.data.mixup import Mixup
 from torch import Tensor
 
 from m2pt.data.config import DataInfo
+from m2pt.training.fit import check_recipe
 from m2pt.training.recipe import Recipe
 
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -24,13 +25,7 @@ def build_mix(recipe: Recipe, info: DataInfo) -> Mix | None:
     """
     if not recipe.mixup and not recipe.cutmix:
         return None
-    if recipe.mixup and info.modality == "point":
-        raise ValueError("mixup: points have no order in which to blend two clouds; set it to 0")
-    if recipe.cutmix and info.modality not in ("image", "audio"):
-        raise ValueError(
-            f"cutmix: cuts rectangles out of images and spectrograms, not {info.modality} data; "
-            "set it to 0"
-        )
+    check_recipe(recipe, info)
     mixup = Mixup(
         mixup_alpha=recipe.mixup,
         cutmix_alpha=recipe.cutmix,
