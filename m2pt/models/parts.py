@@ -34,6 +34,9 @@ class PartTransformer(VisionTransformer):  # type: ignore[misc]  # timm has no t
         depth, width = len(self.blocks), self.embed_dim
         self.taps = tuple(dict.fromkeys(ceil(depth * third / 3) - 1 for third in (1, 2, 3)))
         self.num_classes = parts
+        # A bias that is the same everywhere the head's BatchNorm takes away again: its gradient
+        # would be nothing but rounding, which AdamW makes whole steps of.
+        self.norm = nn.LayerNorm(width, eps=1e-6, bias=norm != "batch")
         self.head = PartHead(
             width, len(self.taps) * width, categories=categories, parts=parts, norm=norm
         )
@@ -80,7 +83,9 @@ class PartHead(nn.Module):
             nn.Linear(4 * width, wide, biased),
             _normalised(wide, norm),
         )
-        self.from_category = nn.Sequential(nn.Linear(categories, named), nn.LeakyReLU(0.2))
+        self.from_category = nn.Sequential(
+            nn.Linear(categories, named, bias=False), nn.LeakyReLU(0.2)
+        )
         self.from_cloud = nn.Linear(2 * features + named, middle, bias=False)
         self.from_point = nn.Linear(wide, middle, biased)
         self.tell = nn.Sequential(

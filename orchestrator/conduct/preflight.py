@@ -15,6 +15,7 @@ from m2pt.data.files import is_there
 from m2pt.data.schema import DataAway
 from m2pt.models.config import ModelConfig, Tokenizer, unfit
 from m2pt.models.tokens import token_grid
+from m2pt.training.fit import check_recipe
 from orchestrator.conduct.places import tracking_uri
 from orchestrator.conduct.supply import check_depth, key_of, read_weights, sources
 from orchestrator.config.document import shown
@@ -26,7 +27,8 @@ from orchestrator.errors import RequestError, StorageError
 from orchestrator.storage.uri import Store
 from search_spaces.space import Choice, Distribution, Grid, RandInt, Value
 
-_DECIDES_TOKENS = ("data", "model")
+_LOOKED_AT = ("data", "model", "training", "training.mixup", "training.cutmix")
+"""Sections and keys that have to fit the data."""
 _MOST_TRIED = 64
 
 
@@ -70,13 +72,20 @@ def check_inputs(experiment: Experiment, stored: Container[str] = ()) -> None:
         raise RequestError(f"{experiment.name}: {len(absent)} problems\n  {listed}")
     info = _described(experiment.data, "data")
     _check_metric(experiment, info, "")
+    _check_recipe(experiment, info, "")
     _check_tokens(experiment.model.tokenizer, info, "model")
     _check_model(experiment.model, info, "model")
     for one, why in _variants(experiment):
         if one.data != experiment.data:
             _check_metric(one, _described(one.data, f"{why}data"), why)
+<<<<<<< HEAD
         _check_tokens(one.model.tokenizer, describe(one.data), f"{why}model")
         _check_model(one.model, describe(one.data), f"{why}model")
+=======
+        info = describe(one.data)
+        _check_tokens(one.model.tokenizer, info, f"{why}model")
+        _check_recipe(one, info, why)
+>>>>>>> wip-tasks
     for name, source in sources(experiment).items():
         if source.pretrain is not None:
             where = f"{key_of(name)}.pretrain"
@@ -155,6 +164,13 @@ def _check_metric(experiment: Experiment, info: DataInfo, why: str) -> None:
         raise RequestError(f"{why}search.metric: {rule}")
 
 
+def _check_recipe(experiment: Experiment, info: DataInfo, why: str) -> None:
+    try:
+        check_recipe(experiment.training, info)
+    except ValueError as error:
+        raise RequestError(f"{why}training.{error}") from error
+
+
 def _check_tokens(tokenizer: Tokenizer, info: DataInfo, where: str) -> None:
     try:
         token_grid(tokenizer, info)
@@ -168,9 +184,9 @@ def _check_model(model: ModelConfig, info: DataInfo, where: str) -> None:
 
 
 def _variants(experiment: Experiment) -> Iterator[tuple[Experiment, str]]:
-    """The experiment with each searched value that decides data or tokens, one at a time."""
+    """The experiment with each searched value that has to fit the data, one at a time."""
     for path, distribution in experiment.search.space.items():
-        if path.partition(".")[0] in _DECIDES_TOKENS:
+        if path in _LOOKED_AT or path.partition(".")[0] in ("data", "model"):
             for value in _values(distribution):
                 where = f"search.space.{path}: value {shown(value)} cannot be used: "
                 yield apply(experiment, {path: value}), where
@@ -182,4 +198,4 @@ def _values(distribution: Distribution) -> list[Value]:
     if isinstance(distribution, RandInt):
         low, high = distribution.randint
         return list(range(low, min(high, low + _MOST_TRIED) + 1))
-    return []
+    return list(distribution.bounds)

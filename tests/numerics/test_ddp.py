@@ -41,7 +41,7 @@ CASES = {
     # statistics over a batch: of all ranks together, with shares of different sizes and none
     "batch statistics": CLOUDS,
     "parts": TrainingConfig(
-        CLOUDS.model, DataConfig("shape-parts", limit=31), recipe=replace(RECIPE, batch_size=10)
+        CLOUDS.model, DataConfig("shape-parts", limit=35), recipe=replace(RECIPE, batch_size=10)
     ),
     "sets of classes": TrainingConfig(
         replace(MODEL, tokenizer=Tokenizer(patch=8)),

@@ -229,6 +229,25 @@ def test_moved_points_keep_their_parts() -> None:
     assert float((before @ affine - moved).abs().max()) < 0.03  # what jitter alone moves
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"training": {"mixup": 0.8}}, r"^training\.mixup: points have no order"),
+        ({"data": {"source": "clips"}, "training": {"cutmix": 1.0}}, r"^training\.cutmix: cuts"),
+        (
+            {"search": {"space": {"training.mixup": {"uniform": [0.0, 0.8]}}}},
+            r"^search\.space\.training\.mixup: value 0\.8 .*: training\.mixup: points have no",
+        ),
+    ],
+)
+def test_mixing_that_means_nothing_is_refused_before_start(
+    changed: dict[str, Any], told: str
+) -> None:
+    values = {"name": "try", "data": {"source": "shapes"}} | changed
+    with pytest.raises(RequestError, match=told):
+        check_inputs(from_dict(values))
+
+
 def test_metrics_of_parts(tmp_path: Path) -> None:
     path = write(tmp_path / "parts.parquet", clouds(), PARTS)
     model = {"tokenizer": {"groups": 2, "group_size": 2}}
