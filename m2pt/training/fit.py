@@ -8,8 +8,8 @@ def check_recipe(recipe: Recipe, info: DataInfo) -> None:
     """Raise ValueError where samples of the modality cannot be mixed in the way asked for."""
     if recipe.mixup and info.modality == "point":
         raise ValueError("mixup: points have no order in which to blend two clouds; set it to 0")
-    if recipe.cutmix and info.modality not in ("image", "audio"):
+    if recipe.cutmix and info.modality == "point":
         raise ValueError(
-            f"cutmix: cuts rectangles out of images and spectrograms, not {info.modality} data; "
+            "cutmix: cuts rectangles out of images, spectrograms and clips, not point clouds; "
             "set it to 0"
         )

@@ -25,17 +25,7 @@ def build_mix(recipe: Recipe, info: DataInfo) -> Mix | None:
     """
     if not recipe.mixup and not recipe.cutmix:
         return None
-<<<<<<< HEAD
-    if recipe.mixup and info.modality == "point":
-        raise ValueError("mixup: points have no order in which to blend two clouds; set it to 0")
-    if recipe.cutmix and info.modality == "point":
-        raise ValueError(
-            "cutmix: cuts rectangles out of images, spectrograms and clips, not point clouds; "
-            "set it to 0"
-        )
-=======
     check_recipe(recipe, info)
->>>>>>> wip-tasks
     mixup = Mixup(
         mixup_alpha=recipe.mixup,
         cutmix_alpha=recipe.cutmix,

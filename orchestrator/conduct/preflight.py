@@ -78,14 +78,10 @@ def check_inputs(experiment: Experiment, stored: Container[str] = ()) -> None:
     for one, why in _variants(experiment):
         if one.data != experiment.data:
             _check_metric(one, _described(one.data, f"{why}data"), why)
-<<<<<<< HEAD
-        _check_tokens(one.model.tokenizer, describe(one.data), f"{why}model")
-        _check_model(one.model, describe(one.data), f"{why}model")
-=======
         info = describe(one.data)
         _check_tokens(one.model.tokenizer, info, f"{why}model")
+        _check_model(one.model, info, f"{why}model")
         _check_recipe(one, info, why)
->>>>>>> wip-tasks
     for name, source in sources(experiment).items():
         if source.pretrain is not None:
             where = f"{key_of(name)}.pretrain"

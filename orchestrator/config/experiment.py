@@ -213,12 +213,17 @@ class Experiment(FrozenSection):
                 f"a list has one auxiliary block for each of the model's {model.depth} blocks, "
                 f"and {list(mapping)} has {len(mapping)}",
             )
-        if self.pathway.scale.merge_every is not None and self.resources.sharding != "none":
-            raise RuleError(
-                "pathway.scale.merge_every",
-                f"writes into whole weights, and resources.sharding {self.resources.sharding} "
-                "spreads them over workers; leave one of the two out",
-            )
+        whole = {
+            "pathway.scale.merge_every": self.pathway.scale.merge_every,
+            "training.ema_decay": self.training.ema_decay,
+        }
+        for key, value in whole.items():
+            if value is not None and self.resources.sharding != "none":
+                raise RuleError(
+                    key,
+                    f"needs whole weights, and resources.sharding {self.resources.sharding} "
+                    "spreads them over workers; leave one of the two out",
+                )
         most = min(model.width, int(model.width * model.mlp_ratio))
         ranks = {
             "trainable": self.pathway.training.rank,
