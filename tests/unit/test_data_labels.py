@@ -233,7 +233,7 @@ def test_moved_points_keep_their_parts() -> None:
     ("changed", "told"),
     [
         ({"training": {"mixup": 0.8}}, r"^training\.mixup: points have no order"),
-        ({"data": {"source": "clips"}, "training": {"cutmix": 1.0}}, r"^training\.cutmix: cuts"),
+        ({"data": {"source": "shapes"}, "training": {"cutmix": 1.0}}, r"^training\.cutmix: cuts"),
         (
             {"search": {"space": {"training.mixup": {"uniform": [0.0, 0.8]}}}},
             r"^search\.space\.training\.mixup: value 0\.8 .*: training\.mixup: points have no",
