@@ -138,18 +138,18 @@ class TensorSamples:
         if epoch is not None and self._augmentation is not None:
             drawn = view_draws(seed, epoch, chosen, views)
             batch = seen_as(batch, self._augmentation, drawn)
-        labels = torch.from_numpy(self._labels.at(chosen.numpy()))
-        return batch, repeated(labels, len(batch) // max(1, len(chosen)))
-
-
-def repeated(labels: Tensor, views: int) -> Tensor:
-    """Labels (B, ...) for all views of a batch, one after the other: (views · B, ...)."""
-    return labels.repeat(views, *[1] * (labels.ndim - 1))
+        return batch, told_again(torch.from_numpy(self._labels.at(chosen.numpy())), len(batch))
 
 
 def view_draws(seed: int, epoch: int, indices: Tensor, views: int) -> list[Draws]:
     """The draws of each view: those of epochs of their own, so that no view is ever seen twice."""
     return [Draws(seed, epoch * views + view, indices) for view in range(views)]
+
+
+def told_again(labels: Tensor, samples: int) -> Tensor:
+    """Labels (B, ...) for all views of a batch, one after the other: (samples, ...)."""
+    views = samples // max(1, len(labels))
+    return labels if views <= 1 else torch.cat([labels] * views)
 
 
 def seen_as(batch: Tensor, augmentation: Augmentation, drawn: Sequence[Draws]) -> Tensor:

@@ -20,7 +20,7 @@ from m2pt.data.decode import Fetched, collect, fetch
 from m2pt.data.order import windowed
 from m2pt.data.parquet import Rows, Table
 from m2pt.data.prepare import Normalisation, Scaling, prepare
-from m2pt.data.samples import Batch, repeated, seen_as, view_draws
+from m2pt.data.samples import Batch, seen_as, told_again, view_draws
 
 _READERS = 2  # threads that fetch row groups, beside those that decode
 _WINDOWS_HELD = 2  # the one in use, and the next one while that is used up
@@ -107,7 +107,7 @@ class StreamedSamples:
                 if change is not None and in_workers is None:
                     batch = change(batch, piece)
                 labels = torch.from_numpy(self._labels.at(piece.numpy()))
-                yield batch, repeated(labels, len(batch) // max(1, len(piece)))
+                yield batch, told_again(labels, len(batch))
 
     def _ahead(self, pieces: Sequence[Rows]) -> int:
         """How many of this worker's samples the windows hold that are kept in memory."""

@@ -17,6 +17,7 @@ from m2pt.training.recipe import Numerics, TrainingConfig
 from m2pt.training.session import FolderSession, MemorySession, drive
 from m2pt.training.world import World
 from tests.numerics.training_setup import (
+    DATA,
     FP64,
     MODEL,
     RECIPE,
@@ -36,6 +37,10 @@ CASES = {
     "baseline": config_of(),
     "paper": config_of(Pathway(), accumulate=2, clip_grad=1.0),
     "frozen": config_of(Pathway(trainable=False, scale=SHARED), layer_decay=0.7),
+    "probe, averaged": config_of(Pathway(trainable=False), train="probe", ema_decay=0.7),
+    "each sample twice": replace(
+        config_of(), data=replace(DATA, augment="light"), recipe=replace(RECIPE, repeats=2)
+    ),
     # 90 samples in batches of 89 leave one: a rank without any, in both of its micro-batches
     "last batch of one": config_of(Pathway(), batch_size=89, accumulate=2),
     # statistics over a batch: of all ranks together, with shares of different sizes and none

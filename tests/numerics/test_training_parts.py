@@ -194,6 +194,24 @@ def _layer_rate(name: str) -> float:
     return 1.0 if name.startswith(("head", "fc_norm", "norm")) else 0.125
 
 
+def test_layer_decay_and_no_decay_are_the_papers() -> None:
+    """Block i of 12 learns at 0.65^(12-i), what comes before the blocks at 0.65^13, the head at 1;
+    vectors and tokens do not decay (sections 4.1 and 4.6 of the reference)."""
+    deep = replace(MODEL, width=8, depth=12, class_token=True)
+    model = build_model(deep, digits().info, seed=0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    recipe = Recipe(epochs=100, learning_rate=1.0, layer_decay=0.65)
+    for group in parameter_groups(model, recipe):
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            depth = 13 if name.startswith(("patch_embed", "pos_embed", "cls_token")) else 0
+            if name.startswith("blocks."):
+                depth = 12 - int(name.split(".")[1])
+            assert group["peak"] == pytest.approx(0.65**depth), name
+            decays = parameter.ndim > 1 and name not in ("pos_embed", "cls_token")
+            assert group["weight_decay"] == (0.05 if decays else 0.0), name
+
+
 def test_frozen_auxiliaries_and_fixed_scales_are_in_no_group() -> None:
     model = _model(Pathway(trainable=False, scale=Scale(learned=False)))
     assert {group["role"] for group in parameter_groups(model, RECIPE)} == {"target"}

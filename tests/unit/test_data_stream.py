@@ -120,7 +120,8 @@ def test_streamed_samples_are_those_in_memory(
     for split in ("train", "validation", "test"):
         ours, theirs = getattr(streamed, split), getattr(kept, split)
         assert torch.equal(ours.labels, theirs.labels)
-        for workers, view in ((0, {}), (3, {"epoch": 2, "seed": 7})):
+        again = {"epoch": 2, "seed": 7, "views": 2}
+        for workers, view in ((0, {}), (3, {"epoch": 2, "seed": 7}), (2, again)):
             found = ours.stream(pieces, workers=workers, **view)
             for batch, wanted in zip(found, theirs.stream(pieces, **view), strict=True):
                 assert all(map(torch.equal, batch, wanted))
