@@ -56,20 +56,20 @@ def mean_average_precision(scores_NC: Tensor, truth_NC: Tensor) -> float:
 
     Average precision is the sum over thresholds of precision times the gain in recall, without
     interpolation, as scikit-learn's `average_precision_score` and AudioMAE have it; samples of
-    equal score stand or fall together. Classes without a positive sample are left out. In place of
-    scikit-learn's, which takes ten times as long on 527 classes and computes on the CPU alone.
+    equal score stand or fall together. Classes without a positive sample are left out. Not
+    scikit-learn's own, because this is worked out after every epoch, where the scores are: on
+    AudioSet's 18,886 test clips and 527 classes one CPU takes 2.2 s (scikit-learn 3.3 s).
     """
-    positives_C = truth_NC.count_nonzero(dim=0)
-    found = positives_C > 0
-    scores_NC, truth_NC, positives_C = scores_NC[:, found], truth_NC[:, found], positives_C[found]
-    ordered, order = scores_NC.sort(dim=0, descending=True)
-    hits = (truth_NC.gather(0, order) != 0).long().cumsum(dim=0)
-    ranks = torch.arange(1, len(hits) + 1, device=hits.device)[:, None]
+    found = truth_NC.count_nonzero(dim=0) > 0
+    scores_CN, truth_CN = (of.T[found].contiguous() for of in (scores_NC, truth_NC))
+    ordered, order = scores_CN.sort(dim=1, descending=True)
+    hits = (truth_CN != 0).gather(1, order).cumsum(dim=1)
     ends = torch.ones_like(hits, dtype=torch.bool)  # of a run of equal scores
-    ends[:-1] = ordered[1:] != ordered[:-1]
-    reached = torch.where(ends, hits, 0).cummax(dim=0).values
-    gained = reached.diff(dim=0, prepend=torch.zeros_like(hits[:1]))
-    each_C = (gained * hits.double() / ranks).sum(dim=0) / positives_C
+    ends[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
+    reached = torch.where(ends, hits, 0).cummax(dim=1).values
+    gained = reached.diff(dim=1, prepend=torch.zeros_like(hits[:, :1]))
+    precision = hits.double() / torch.arange(1, hits.shape[1] + 1, device=hits.device)
+    each_C = (gained * precision).sum(dim=1) / hits[:, -1]
     return float(each_C.mean())
 
 

@@ -275,20 +275,32 @@ def _load_strictly(plain: nn.Module, tensors: dict[str, Tensor], identity: Ident
 
 
 def _agreement(trained: Tensor, exported: Tensor, samples: _First) -> Agreement:
-    """Compare logits (N, ...) of both models on the same N samples."""
-    decide, labels = LEARNING[samples.info.task].decide, samples.labels
-    size = float(trained.abs().max())
-    difference = float((trained - exported).abs().max())
-    said, ours = (decide(outputs, labels, samples.info) for outputs in (trained, exported))
-    differ = said.answers != ours.answers
-    doubtful = differ & (said.margins > 2 * TOLERANCE * size)
+    """Compare logits (N, ...) of both models on the same N samples, a batch at a time: those of
+    clouds' parts fill gigabytes."""
+    decide, info = LEARNING[samples.info.task].decide, samples.info
+    labels_N = samples.labels
+    cuts = [slice(start, start + _BATCH) for start in range(0, len(trained), _BATCH)]
+    pieces = [(trained[cut], exported[cut], labels_N[cut]) for cut in cuts]
+    # A maximum of tensors and not of numbers: those would lose a NaN.
+    size = float(torch.stack([one.abs().max() for one, _, _ in pieces]).max())
+    difference = float(torch.stack([(one - other).abs().max() for one, other, _ in pieces]).max())
+    differing = ties = right = ours_right = told = 0
+    for one, other, labels in pieces:
+        said, ours = decide(one, labels, info), decide(other, labels, info)
+        differ = said.answers != ours.answers
+        clear = differ & (said.margins > 2 * TOLERANCE * size)
+        differing += int(differ.any(dim=1).sum())
+        ties += int((differ.any(dim=1) & ~clear.any(dim=1)).sum())
+        right += int((said.answers == said.truth).sum())
+        ours_right += int((ours.answers == ours.truth).sum())
+        told += said.truth.numel()
     return Agreement(
-        samples=len(labels),
+        samples=len(trained),
         relative_difference=difference / size if size else difference,
-        disagreements=int(differ.any(dim=1).sum()),
-        ties=int((differ.any(dim=1) & ~doubtful.any(dim=1)).sum()),
-        accuracy_trained=float((said.answers == said.truth).float().mean()),
-        accuracy_exported=float((ours.answers == ours.truth).float().mean()),
+        disagreements=differing,
+        ties=ties,
+        accuracy_trained=right / told,
+        accuracy_exported=ours_right / told,
     )
 
 
