@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m2pt.data.config import DataConfig
 from m2pt.models.config import ModelConfig, Tokenizer
 from m2pt.pretrain.config import PretrainConfig
+from m2pt.training.recipe import Numerics
 from orchestrator.config.io import apply, as_dict, from_dict
 from orchestrator.study.arms import label
 from orchestrator.study.identity import (
@@ -149,6 +151,17 @@ def test_an_auxiliary_is_named_by_how_it_is_made() -> None:
     assert other(model=dataclasses.replace(BASE.model, width=128)) != made
     assert other(dataclasses.replace(source, seed=1)) != made
     assert pretrain_fingerprint(source, BASE.model, "e") != made
+
+
+def test_what_the_first_release_pretrained_is_found_again() -> None:
+    """The figure is of that release; a key that is added counts where it is not the default."""
+    config = PretrainConfig(DataConfig("tones"), Tokenizer(patch=8), epochs=2)
+    named = "ddf4391012144846ecfa44707e7b46979e23a04a4aa868ad79219af353527fea"
+    assert pretrain_fingerprint(config, ModelConfig(), "d") == named
+    kept = dataclasses.replace(config, keep_epochs=(1,))
+    assert pretrain_fingerprint(kept, ModelConfig(), "d") == named
+    for numerics in (Numerics("bf16"), Numerics(compile=True)):
+        assert pretrain_fingerprint(config, ModelConfig(), "d", numerics) != named
 
 
 def test_a_matched_control_is_declared_where_it_is_used() -> None:
