@@ -22,6 +22,7 @@ from m2pt.pathway.reparam import (
     attach_pathway,
     clamp_scales,
     computed_once,
+    frozen_auxiliary_names,
     merge_and_reset,
     set_progress,
 )
@@ -331,10 +332,12 @@ class Training:
     def _what_it_stands_on(self, auxiliaries: Mapping[str, BlockWeights]) -> dict[str, str]:
         """Digests of what a state leaves out, and must yet find unchanged."""
         frozen: Mapping[str, Tensor] = snapshot.frozen_weights(self.model)
-        if frozen and self.config.pathway is not None and self.config.pathway.prepare != "none":
+        borrowed = frozen_auxiliary_names(self.model)
+        if borrowed and self.config.pathway is not None and self.config.pathway.prepare != "none":
             # What is made of them may differ in the last digit on another machine.
+            own = {name: weight for name, weight in frozen.items() if name not in borrowed}
             given = auxiliaries.items()
-            frozen = {f"{name}/{key}": w for name, found in given for key, w in found.items()}
+            frozen = own | {f"{name}/{key}": w for name, found in given for key, w in found.items()}
         digest = snapshot.digest_of(frozen)
         return {"data": self._dataset.info.digest, "frozen_auxiliaries": digest}
 

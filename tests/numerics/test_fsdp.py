@@ -13,7 +13,7 @@ from torch import Tensor
 from m2pt.data.config import DataConfig
 from m2pt.data.load import load
 from m2pt.models.build import build_model
-from m2pt.pathway.config import Envelope, Pathway, Scale
+from m2pt.pathway.config import Coverage, Envelope, Pathway, Scale
 from m2pt.pathway.reparam import frozen_auxiliary_names, fuse_pathway
 from m2pt.pathway.whole import gathered, is_sharded
 from m2pt.training import numerics as numerics_module
@@ -47,6 +47,18 @@ CASES: dict[str, tuple[TrainingConfig, tuple[str, ...], tuple[str, ...]]] = {
             clip_grad=0.1,
             accumulate=2,
             batch_size=89,
+        ),
+        ("audio",),
+        ("fp32", "fp64"),
+    ),
+    "a change of low rank, in part": (
+        config_of(
+            Pathway(
+                Coverage(linears=("q", "v", "fc1")),
+                scale=Scale(init=0.1, clamp=0.2),
+                trainable="rank:2",
+                keep="bf16",
+            )
         ),
         ("audio",),
         ("fp32", "fp64"),
