@@ -1,6 +1,6 @@
 """What an auxiliary costs in memory, and what accumulation costs in time: ViT-S/16 at 224 px.
 
-    python -m benchmarks.auxiliary_memory [--rounds 10] [--threads 2]
+    python benchmarks/auxiliary_memory.py [--rounds 10] [--threads 2] [--depth 12]
 
 Counted in one process, per kind of auxiliary: bytes of W' itself, of gradients and AdamW's moments
 after a step, and of what a checkpoint would hold beyond the plain target's. Timed, interleaved in
@@ -19,11 +19,11 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.step_overhead import SCALE, Workload
-from m2pt.pathway.config import Pathway
+from m2pt.pathway.config import Pathway, Scale
 from m2pt.pathway.reparam import (
     attach_pathway,
     auxiliary_names,
@@ -34,6 +34,7 @@ from m2pt.training.memory import keep_freed_memory
 from m2pt.training.optim import build_optimizer
 from m2pt.training.recipe import Recipe
 
+SCALE = Scale(init=0.1)  # away from 0: nothing may be saved by its being 0
 KINDS = {
     "frozen": Pathway(scale=SCALE, trainable=False),
     "frozen, bf16": Pathway(scale=SCALE, trainable=False, keep="bf16"),
@@ -43,10 +44,25 @@ KINDS = {
 MICRO_BATCHES = 4
 
 
-def model_of(work: Workload, pathway: Pathway | None) -> nn.Module:
+def target_of(seed: int, depth: int) -> nn.Module:
+    """ViT-S/16, or so many blocks of it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = VisionTransformer(embed_dim=384, num_heads=6, depth=depth)
+        return model
+
+
+def images(seed: int) -> Tensor:
+    """Two images of 224 px."""
+    return torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(seed))
+
+
+def model_of(depth: int, pathway: Pathway | None) -> nn.Module:
     """The target, with one auxiliary joined as `pathway` says."""
-    target = work.model(0)
-    return target if pathway is None else attach_pathway(target, {"a": work.model(1)}, pathway)
+    target = target_of(0, depth)
+    if pathway is None:
+        return target
+    return attach_pathway(target, {"a": target_of(1, depth)}, pathway)
 
 
 def step(
@@ -61,11 +77,11 @@ def step(
     optimizer.step()
 
 
-def sizes(work: Workload, pathway: Pathway) -> dict[str, float]:
+def sizes(depth: int, pathway: Pathway) -> dict[str, float]:
     """Bytes, each over the number of entries of W'."""
-    model = model_of(work, pathway)
+    model = model_of(depth, pathway)
     optimizer = build_optimizer(model, Recipe())
-    step(model, optimizer, [work.images()[:2]], once=False)
+    step(model, optimizer, [images(0)], once=False)
     named = dict(model.named_parameters())
     theirs = [named[name] for name in auxiliary_names(model)]
     borrowed = [p for name, p in named.items() if ".auxiliary_" in name]
@@ -86,16 +102,16 @@ def sizes(work: Workload, pathway: Pathway) -> dict[str, float]:
     }
 
 
-def accumulation(work: Workload, rounds: int) -> dict[str, list[float]]:
+def accumulation(depth: int, rounds: int) -> dict[str, list[float]]:
     """Seconds of a step, by contestant and round."""
-    batches = [work.images(seed)[: work.batch // MICRO_BATCHES] for seed in range(MICRO_BATCHES)]
+    batches = [images(seed) for seed in range(MICRO_BATCHES)]
     made: dict[str, tuple[Any, Any, bool]] = {}
     for name, pathway, once in (
         ("plain", None, False),
         ("for each micro-batch", KINDS["trained"], False),
         ("once", KINDS["trained"], True),
     ):
-        model = model_of(work, pathway)
+        model = model_of(depth, pathway)
         made[name] = (model, build_optimizer(model, Recipe()), once)
     seconds: dict[str, list[float]] = {name: [] for name in made}
     draw = random.Random(0)
@@ -114,15 +130,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--depth", type=int, default=12, help="blocks")
     parsed = parser.parse_args()
     torch.set_num_threads(parsed.threads)
     keep_freed_memory()
-    work = Workload()
     for name, pathway in KINDS.items():
-        print(
-            json.dumps({"auxiliary": name, "bytes per entry of W'": _rounded(sizes(work, pathway))})
-        )
-    seconds = accumulation(work, parsed.rounds)
+        found = _rounded(sizes(parsed.depth, pathway))
+        print(json.dumps({"auxiliary": name, "bytes per entry of W'": found}))
+    seconds = accumulation(parsed.depth, parsed.rounds)
     for name, values in seconds.items():
         ratios = [value / plain for value, plain in zip(values, seconds["plain"], strict=True)]
         print(json.dumps({"weights computed": name, "over plain": _quartiles(ratios)}))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import checkpoint, step_overhead
+from benchmarks import auxiliary_memory, checkpoint, step_overhead
 from benchmarks.step_overhead import Setting, Workload, contestants, differences, run
 from m2pt.training.recipe import Numerics
 from orchestrator.storage.uri import Store
@@ -69,3 +69,23 @@ def test_a_checkpoint_goes_up_and_comes_back_by_all_ways(s3: str) -> None:
     assert list(found["up"].mib_per_second) == ["boto3", "ours", "ray"]
     assert all(low > 0 for one in found.values() for low, _, _ in one.ratios.values())
     assert Store.open(s3).list() == []
+
+
+@pytest.mark.slow
+def test_what_an_auxiliary_costs_in_memory(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["auxiliary_memory.py", "--depth", "1", "--rounds", "2", "--threads", "1"]
+    monkeypatch.setattr("sys.argv", words)
+    for name in ("torch.set_num_threads", "benchmarks.auxiliary_memory.keep_freed_memory"):
+        monkeypatch.setattr(name, lambda *_: None)  # of the whole process, which goes on
+    auxiliary_memory.main()
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found = {one["auxiliary"]: one["bytes per entry of W'"] for one in said if "auxiliary" in one}
+    assert found["frozen, bf16"]["held"] == 2.0
+    assert {
+        found[kind][part]
+        for kind in ("frozen", "frozen, bf16")
+        for part in ("gradients", "moments", "checkpoint")
+    } == {0.0}
+    assert [found["trained"][part] for part in ("held", "gradients", "moments")] == [4, 4, 8]
