@@ -163,9 +163,9 @@ def _pathway_parts(section: PathwaySection, searched: tuple[str, ...]) -> list[s
         parts.append(scale_text(section.scale))
     if section.trainable != default.trainable or _is_searched("pathway.trainable", searched):
         parts.append(_training_text(section.training))
-    for part, word in (("keep", "in"), ("prepare", "first"), ("bias", "bias")):
+    for part, word in (("keep", "held in"), ("prepare", "prepared by"), ("bias", "bias")):
         value = getattr(section, part)
-        if value != getattr(default, part) or _is_searched(f"pathway.{part}", searched):
+        if value != getattr(default, part) or f"pathway.{part}" in searched:
             parts.append(f"{word} {value}")
     return parts
 

@@ -187,6 +187,13 @@ def test_a_matched_control_is_declared_where_it_is_used() -> None:
               "pathway.trainable": False}, "audio+shape · reversed · frozen"),
         ({}, {"pathway.coverage": {"blocks": [0, 3], "linears": ["fc2", "qkv"]}},
          "audio · blocks 0,3 qkv+fc2"),
+        ({}, {"pathway.mapping": "stretched", "pathway.trainable": "rank:4",
+              "pathway.keep": "bf16", "pathway.prepare": "frobenius", "pathway.bias": "added"},
+         "audio · stretched · changed by rank 4 · held in bf16 · prepared by frobenius · bias added"),
+        ({}, {"pathway.mapping": [3, 2, 1, 0], "pathway.trainable": "from:0.5", "pathway.scale":
+              {"init": [0, 0.1], "relative": True, "clamp": 0.5, "merge_every": 2}},
+         "audio · blocks from 3,2,1,0 · λ learned from 0…0.1 ‖W‖/‖W'‖ within ±0.5 merged every 2 "
+         "epochs · trained from 0.5 on"),
         ({}, {"pathway.coverage.linears": ["qkv"], "pathway.mapping": 2},
          "audio · qkv · blocks shifted by 2"),
         ({}, {"pathway.scale": {"granularity": "block", "split_qkv": True,
