@@ -189,7 +189,8 @@ def test_a_matched_control_is_declared_where_it_is_used() -> None:
          "audio · blocks 0,3 qkv+fc2"),
         ({}, {"pathway.mapping": "stretched", "pathway.trainable": "rank:4",
               "pathway.keep": "bf16", "pathway.prepare": "frobenius", "pathway.bias": "added"},
-         "audio · stretched · changed by rank 4 · held in bf16 · prepared by frobenius · bias added"),
+         "audio · stretched · changed by rank 4 · held in bf16 · prepared by frobenius · bias "
+         "added"),
         ({}, {"pathway.mapping": [3, 2, 1, 0], "pathway.trainable": "from:0.5", "pathway.scale":
               {"init": [0, 0.1], "relative": True, "clamp": 0.5, "merge_every": 2}},
          "audio · blocks from 3,2,1,0 · λ learned from 0…0.1 ‖W‖/‖W'‖ within ±0.5 merged every 2 "
