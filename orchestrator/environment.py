@@ -149,9 +149,12 @@ def prepare_ray(*, local: bool) -> None:
         # which it makes no clusters: there on loopback alone
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         os.environ["RAY_AUTH_MODE"] = "token"
+        # of its only machine nobody announces that it leaves; the watcher is a process per gang
+        os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
         if not os.environ.get("RAY_AUTH_TOKEN", "").strip():
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     if not local:
+        os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1"
         if ray_token() is not None:
             # Ray itself would not show the token to a cluster that is joined by its address
             os.environ.setdefault("RAY_AUTH_MODE", "token")
