@@ -208,7 +208,9 @@ def test_commands_are_accepted(command: str) -> None:
     if words[0] in TOOLS:
         check_foreign(words)
         return
-    if words[0] == "python" and words[1].startswith("benchmarks/"):
+    if words[:2] == ["python", "-m"]:
+        words[1:3] = [f"{words[2].replace('.', '/')}.py"]
+    if words[0] == "python" and words[1].startswith(("benchmarks/", "tests/")):
         check_benchmark(words)
         return
     assert words[0] == "orchestrator", f"a command that nobody tests: {command}"
