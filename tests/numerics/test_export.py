@@ -32,6 +32,8 @@ from orchestrator.promotion.export import (
 )
 from orchestrator.promotion.load_model import load_model
 
+pytestmark = pytest.mark.slow
+
 IDENTITY = Identity("0123456789ab", "f" * 64, study="try", metrics={"test/accuracy": 0.5})
 MODEL = ModelConfig(width=32, depth=2, heads=2)
 PLAIN = TrainingConfig(

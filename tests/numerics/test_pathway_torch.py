@@ -21,6 +21,8 @@ from m2pt.pathway.reparam import attach_pathway, fuse_pathway, scales, set_progr
 from m2pt.pathway.whole import gathered
 from tests.numerics.pathway_setup import auxiliaries_for, images, randomise, tiny
 
+pytestmark = pytest.mark.slow
+
 PATHWAYS = {
     "paper": Pathway(),
     "frozen, apart, annealed": Pathway(
@@ -125,7 +127,6 @@ def test_autocast_leaves_weights_and_gradients_in_float32(pathway: Pathway) -> N
         assert (found[name] - wanted[name]).norm() <= 0.2 * wanted[name].norm() + 1e-3, name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_it_compiles_whole_and_progress_needs_no_second_graph(backend: str) -> None:
     from torch._dynamo.utils import counters
@@ -226,7 +227,6 @@ def _rank(rank: int, store: str, results: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
 def test_two_processes_get_the_mean_of_their_gradients(tmp_path: Path) -> None:
     store, results = str(tmp_path / "store"), str(tmp_path / "gradients")
     spawn(_rank, (store, results), nprocs=2)  # type: ignore[no-untyped-call]  # it has no types

@@ -31,6 +31,8 @@ from tests.numerics.training_setup import (
     training_of,
 )
 
+pytestmark = pytest.mark.slow
+
 FROZEN = Pathway(trainable=False, scale=Scale(init=0.1))
 SHARED = Pathway(scale=Scale(init=0.1, granularity="global"))
 

@@ -22,6 +22,8 @@ from tests.numerics.training_setup import (
     training_of,
 )
 
+pytestmark = pytest.mark.slow
+
 RICH = {"epochs": 4, "mixup": 0.3, "clip_grad": 1.0, "accumulate": 2, "layer_decay": 0.8}
 PATHWAYS = {
     "baseline": None,
@@ -41,7 +43,6 @@ PATHWAYS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pathway", PATHWAYS.values(), ids=PATHWAYS.keys())
 @pytest.mark.parametrize("drop_path", [0.0, 0.2])
 def test_four_epochs_are_two_and_two(pathway: Pathway | None, drop_path: float) -> None:

@@ -28,6 +28,8 @@ from orchestrator.promotion.export import Identity, Trained, export_model
 from orchestrator.promotion.load_model import load_model
 from tests.numerics.training_setup import FP64, MODEL, block_weights
 
+pytestmark = pytest.mark.slow
+
 SCENES = TrainingConfig(
     replace(MODEL, width=32, tokenizer=Tokenizer(patch=8)),
     DataConfig("scenes"),
@@ -182,7 +184,6 @@ def test_parts_are_trained_and_evaluated() -> None:
     assert 0 < report.metrics["val/class_miou"] < 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["layer", "batch"])
 def test_parts_are_learned(norm: NormKind) -> None:
     tokenizer = replace(OBJECTS.model.tokenizer, norm=norm)

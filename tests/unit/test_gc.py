@@ -36,6 +36,8 @@ from orchestrator.storage.uri import Entry, Store
 from tests.unit.memory_store import Killed, MemoryStore
 from tests.unit.study_setup import experiment
 
+pytestmark = pytest.mark.slow
+
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
 
@@ -367,7 +369,6 @@ def test_of_a_study_and_a_collector_one_sees_the_other(
     assert happened == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", range(30))
 def test_a_study_and_a_collector_race(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever comes first, what a study relies on is there when it has said that it needs it."""

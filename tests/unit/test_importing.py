@@ -30,6 +30,8 @@ from tests.importing_setup import (
     write,
 )
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--size", 8, "--part-mib", 1)
 
 

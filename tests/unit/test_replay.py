@@ -15,6 +15,8 @@ from orchestrator.tracking.record import fold
 from tests.unit.simulated_setup import Journal, Simulated
 from tests.unit.study_setup import DIGESTS, experiment
 
+pytestmark = pytest.mark.slow
+
 MIXED = (
     "search.space.pathway.auxiliary={choice: [none, audio, shape]}",
     "search.space.pathway.scale.init={uniform: [0.0, 1.0], when: {pathway.auxiliary: [audio, shape]}}",  # noqa: E501  one override

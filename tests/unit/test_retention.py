@@ -37,6 +37,8 @@ from tests.unit.evidence_setup import finished_study
 from tests.unit.memory_store import Killed, MemoryStore
 from tests.unit.study_setup import DIGESTS, Epoch, experiment
 
+pytestmark = pytest.mark.slow
+
 NAN = float("nan")
 
 
