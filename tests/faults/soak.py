@@ -157,7 +157,8 @@ def soak(folder: Path, *, trials: int, seconds: float, every: float, seed: int) 
             )
             assert time.monotonic() < deadline, one.events()[-5:]
             if code is not None:
-                assert one.drivers < 5 + sum(one.done.values()), one.said()
+                # one storm can turn away several drivers that have not yet begun
+                assert one.drivers < 5 + 3 * sum(one.done.values()), one.said()
                 one.start()
             if time.monotonic() < until and one.events():
                 name, fault = draw.choice(list(one.faults().items()))
