@@ -3,6 +3,7 @@
 import dataclasses
 import types
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
@@ -118,7 +119,7 @@ def put(data: dict[str, Any], path: str, value: Any) -> None:
         data = data[key]
         if not isinstance(data, dict):
             raise KeyError(".".join(sections[:depth]))
-    data[last] = value
+    data[last] = deepcopy(value)  # a later path may lead into it, and it is its owner's
 
 
 def get(data: Mapping[str, Any], path: str) -> Any:

@@ -104,3 +104,15 @@ def test_without_controls_there_are_none() -> None:
     assert settings(record) == []
     with pytest.raises(RequestError, match=r"search.controls: has one twice: zero, zero"):
         experiment("search.controls=[zero, zero]")
+
+
+def test_a_section_that_is_searched_whole_stays_the_arms_own() -> None:
+    searched = "search.space={pathway: {grid: [{auxiliary: audio}, {auxiliary: shape}]}}"
+    study, record = confirmed("pathway.auxiliary=null", searched, "search.trials=2")
+    stages = [trial.stage for trial in record.trials.values()]
+    assert {stage: stages.count(stage) for stage in set(stages)} == {
+        "baseline": 2, "search": 2, "confirm": 1, "control": 2 * 6,
+    }  # fmt: skip
+    searched_for = [t.values for t in record.trials.values() if t.stage == "search"]
+    assert sorted(values["pathway"]["auxiliary"] for values in searched_for) == ["audio", "shape"]
+    assert sum(row.kind == "pathway" for row in leaderboard(record, study)) == 2
