@@ -103,7 +103,7 @@ class MaskedAutoencoding:
                 with contained(self._numerics, self.world.device):
                     metrics = {LOSS: self._train(trained)}
                 if self._numerics.compile:
-                    metrics["compile/graphs"] = _compiled()
+                    metrics["compile/graphs"] = float(compiled_graphs())
                 self.epoch += 1
                 seconds = {"train": perf_counter() - began}
                 yield EpochReport(self.epoch, self.config.epochs, metrics, {}, seconds)
@@ -211,16 +211,6 @@ class _Whole:
     recipe: dict[str, Any]
     model: ModelConfig
     numerics: Numerics
-
-
-def _compiled() -> float:
-    graphs = compiled_graphs()
-    if not graphs:
-        raise RuntimeError(
-            "compile: asked for, but nothing was compiled; set compile to false, or find out "
-            "with TORCH_LOGS=dynamo why the model ran in eager mode"
-        )
-    return float(graphs)
 
 
 def _share_of_rate(step: int, steps: int) -> float:

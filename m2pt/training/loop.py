@@ -201,7 +201,7 @@ class Training:
         if self.config.pathway is not None:
             numbers["pathway/norm_ratio"] = metrics.norm_ratio(self.model)
         if self.config.numerics.compile:
-            numbers["compile/graphs"] = _compiled()
+            numbers["compile/graphs"] = float(compiled_graphs())
         seconds = {"train": trained_at - started, "evaluate": perf_counter() - trained_at}
         return EpochReport(
             epoch=self.epoch,
@@ -361,13 +361,3 @@ def _no_exchange(
         return nullcontext()
     exchange: AbstractContextManager[None] = module.no_sync()
     return exchange
-
-
-def _compiled() -> float:
-    graphs = compiled_graphs()
-    if not graphs:
-        raise RuntimeError(
-            "compile: asked for, but nothing was compiled; set compile to false, or find out "
-            "with TORCH_LOGS=dynamo why the model ran in eager mode"
-        )
-    return float(graphs)

@@ -77,10 +77,20 @@ def runnable(model: nn.Module, numerics: Numerics, world: World) -> Iterator[tup
 
 
 def compiled_graphs() -> int:
-    """How many graphs were compiled since `forget_compiled`."""
+    """How many graphs were compiled since `forget_compiled`.
+
+    Raises:
+        RuntimeError: none was, though it was asked for.
+    """
     from torch._dynamo.utils import counters
 
-    return int(counters["stats"]["unique_graphs"])
+    graphs = int(counters["stats"]["unique_graphs"])
+    if not graphs:
+        raise RuntimeError(
+            "compile: asked for, but nothing was compiled; set compile to false, or find out "
+            "with TORCH_LOGS=dynamo why the model ran in eager mode"
+        )
+    return graphs
 
 
 def forget_compiled() -> None:
