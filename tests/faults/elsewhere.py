@@ -71,7 +71,7 @@ def _stop_once_before(text: bytes) -> None:
         put(self, key, data, if_absent=if_absent)
 
     Runs._writer = property(Writer)  # type: ignore[assignment,method-assign]  # as below
-    Runs.find = finding  # type: ignore[method-assign]
+    Runs.find = finding  # type: ignore[method-assign]  # as below
     FolderStore.put = stopping  # type: ignore[method-assign]  # that is what this is for
 
 

@@ -84,7 +84,7 @@ def test_the_loss_of_sets_is_the_mean_over_classes_and_samples() -> None:
 @pytest.mark.parametrize("mixing", [{"mixup": 0.8}, {"cutmix": 1.0}])
 def test_mixed_sets_are_between_the_two(count: int, mixing: dict[str, float]) -> None:
     data = load(SCENES.data)
-    mix = build_mix(Recipe(**mixing, label_smoothing=0.1), data.info)  # type: ignore[arg-type]
+    mix = build_mix(Recipe(**mixing, label_smoothing=0.1), data.info)  # type: ignore[arg-type]  # floats of a table
     assert mix is not None
     samples, labels = data.train.batch(range(count))
     mixed, targets = mix(samples.clone(), labels)
