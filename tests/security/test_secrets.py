@@ -296,7 +296,7 @@ def test_a_study_listens_on_loopback_alone(studied: tuple[Path, Path, Watch, str
     listens = studied[2].listens
     assert any("raylet" in name for _, name in listens)
     outside = {one for one in listens if not one[0].removeprefix("::ffff:").startswith("127.")}
-    # PyTorch's rendezvous of a gang's workers, a table of addresses, cannot be told where to listen;
+    # PyTorch's rendezvous of a gang, a table of addresses, cannot be told where to listen;
     # a worker is named after what it does at the moment
     rendezvous = {"ray::RayTrainWorker", "ray::execute"}
     assert {name.partition(".")[0] for _, name in outside} <= rendezvous, outside
