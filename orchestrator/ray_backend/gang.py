@@ -130,13 +130,14 @@ class Gangs:
     def _run(self, number: int) -> str | None:
         """One Ray Train run to its end; None when it was closed, else why it ended."""
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
+
+        from orchestrator.ray_backend.trainer import PlainTrainer
 
         wanted = self.resources
         per_worker: dict[str, float] = {"CPU": wanted.cpus_per_worker}
         if wanted.gpus_per_worker:
             per_worker["GPU"] = wanted.gpus_per_worker
-        trainer = TorchTrainer(
+        trainer = PlainTrainer(
             gang_loop,
             train_loop_config={
                 "mailbox": self.mailbox,
