@@ -1,16 +1,20 @@
 """Small studies for tests: experiment files, and the command line run as a person runs it."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil  # type: ignore[import-untyped]  # it ships no types
 
+from orchestrator import cli
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.io import parse_experiment
 from orchestrator.storage.uri import Store
@@ -62,6 +66,18 @@ def environment(folder: Path) -> dict[str, str]:
 def orchestrator(folder: Path, *arguments: str, check: bool = True) -> Any:
     """Run a verb with --json in `folder`; the object that it prints (and `exit_code`)."""
     return finish(start(folder, *arguments, "--json"), check=check)
+
+
+def verb(folder: Path, *arguments: str, check: bool = True) -> Any:
+    """As `orchestrator`, in this process, for what starts no Ray: to import takes it seconds."""
+    out, err = io.StringIO(), io.StringIO()
+    own = mock.patch.dict(os.environ, environment(folder))
+    with own, chdir(folder), redirect_stdout(out), redirect_stderr(err):
+        code = cli.main([*arguments, "--json"])
+    if check and code:
+        raise AssertionError(f"exit code {code}\n{out.getvalue()}\n{err.getvalue()}")
+    last = json.loads(out.getvalue().strip().splitlines()[-1])
+    return {**last, "exit_code": code, "stderr": err.getvalue()}
 
 
 def finish(process: subprocess.Popen[str], *, check: bool = True) -> Any:

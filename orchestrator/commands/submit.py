@@ -44,16 +44,16 @@ def run(parsed: argparse.Namespace) -> int:
     tracking_uri(experiment)  # says so where it must be named
     head = jobs.Jobs(address)
     job = _hand_in(head, experiment, parsed.submission_id)
-    _say(f"job {job} is handed in at {address}. {_how_to(job, experiment)}")
     end, code = jobs.End("PENDING"), 0
-    if not parsed.no_wait:
-        try:
+    try:  # from here on an interrupt leaves the job alone, and says so
+        _say(f"job {job} is handed in at {address}. {_how_to(job, experiment)}")
+        if not parsed.no_wait:
             end = head.follow(job, _printer(sys.stderr if parsed.json else sys.stdout))
             code = end.exit_code
             _say(f"job {job} has ended: {end.status}{_why(end)}")
-        except KeyboardInterrupt:
-            end, code = jobs.End("RUNNING"), Stopped.exit_code
-            _say(f"\njob {job} goes on without this terminal. {_how_to(job, experiment)}")
+    except KeyboardInterrupt:
+        end, code = jobs.End("RUNNING"), Stopped.exit_code
+        _say(f"\njob {job} goes on without this terminal. {_how_to(job, experiment)}")
     if parsed.json:
         found = {"submission_id": job, "status": end.status, "exit_code": code}
         print(json.dumps(found | {"study": experiment.name, "storage": _storage(experiment)}))

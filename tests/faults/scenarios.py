@@ -143,7 +143,7 @@ SCENARIOS = (
         "driver and trials wait; events stay on the driver's disk",
         "everything; no attempt is spent",
         "driver and worker",
-        "faults/test_storage_away.py::test_a_study_outlives_two_minutes_without_its_store",
+        "faults/test_storage_away.py::test_a_study_outlives_two_minutes_without_its_store_and_more_without_its_mlflow",
     ),
     Scenario(
         "a storage that is overloaded (503), broken (500), full (507), resets connections, or takes"
@@ -172,7 +172,7 @@ SCENARIOS = (
         "nothing waits for it; it is filled once it is back",
         "every metric",
         "the driver, in the background",
-        "faults/test_mlflow_away.py::test_a_study_goes_on_without_its_mlflow",
+        "faults/test_storage_away.py::test_a_study_outlives_two_minutes_without_its_store_and_more_without_its_mlflow",
     ),
     Scenario(
         "MLflow that answers 500, 403, nonsense or nothing, loses answers, or has a full disk or a"

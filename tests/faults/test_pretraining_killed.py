@@ -15,7 +15,7 @@ from orchestrator.config.io import parse_experiment
 from orchestrator.storage import layout
 from orchestrator.storage.uri import Store
 from orchestrator.tracking.record import fold
-from tests.studies import events, kill_all, orchestrator, select, start, wait_until
+from tests.studies import events, kill_all, orchestrator, select, start, verb, wait_until
 from tests.tracked import check_mlflow
 
 pytestmark = [
@@ -68,7 +68,7 @@ def test_a_pretraining_goes_on_after_a_worker_and_after_everything_was_killed(
     check_weights(done["weights"], storage)
     check_mlflow(f"sqlite:///{storage / 'mlflow.db'}", NAME, fold(happened))
 
-    again = orchestrator(tmp_path, *command)
+    again = verb(tmp_path, *command)
     assert (again["already_done"], again["weights"]) == (True, done["weights"])
     assert events(storage, NAME) == happened
 

@@ -12,11 +12,13 @@ import pytest
 from orchestrator.ray_backend.session import connect
 from orchestrator.storage.uri import Store
 from orchestrator.tracking.journal import read_events
+from orchestrator.tracking.record import fold
 from tests.contract.mlflow_setup import Server
 from tests.faults.bench import Bench, Json, gang_of, once
 from tests.proxy import Answer, Delay, Fault, Lose, Proxy, Reset, proxied
 from tests.studies import TINY, check_each_trial_ended_once, finish, select, start, wait_until
 from tests.swift import Swift, running, use
+from tests.tracked import check_mlflow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STATES = "/state-"
@@ -140,10 +142,11 @@ def test_a_refused_upload_is_never_called_a_checkpoint(
     assert place.bench.state("refused") == place.bench.state("undisturbed")
 
 
-def test_a_study_outlives_two_minutes_without_its_store(
+def test_a_study_outlives_two_minutes_without_its_store_and_more_without_its_mlflow(
     server: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Driver, journal, lease and gang together."""
+    """Driver, journal, lease, gang and tracker together: MLflow is killed first and comes back
+    last."""
     use(server, monkeypatch)
     storage = f"s3://{server.bucket()}/studies"
     (tmp_path / "tiny.yaml").write_text(TINY)
@@ -151,21 +154,30 @@ def test_a_study_outlives_two_minutes_without_its_store(
     tracking.start()
     try:
         places = ("--storage", storage, "--tracking", tracking.uri)
-        longer = ("--set", "training.epochs=16", "--set", "training.batch_size=8")
+        longer = ("--set", "training.epochs=40", "--set", "training.batch_size=8")
         driver = start(tmp_path, "search", "tiny.yaml", *places, *longer, "--json")
         epochs = _epochs(storage)
         wait_until(driver, lambda: epochs() > 2)
+        tracking.kill()
+        known = epochs()
+        wait_until(driver, lambda: epochs() > known + 5)
         server.kill()
         time.sleep(120)
         assert driver.poll() is None
         server.start()
+        wait_until(driver, lambda: epochs() == 40)
+        back = time.time()
+        tracking.start()
         done = finish(driver)
         assert done["exit_code"] == 0
         happened = read_events(Store.open(storage), "tiny")
         assert set(check_each_trial_ended_once(happened).values()) == {"finished"}
-        assert len(select(happened, "epoch")) == 16
+        assert len(select(happened, "epoch")) == 40
         assert not select(happened, "attempt_failed", "gang_lost", "trial_restarted")
         assert len(select(happened, "takeover")) == 1
+        assert happened[-1]["kind"] == "published"
+        assert happened[-1]["time"] > back
+        check_mlflow(tracking.uri, "tiny", fold(happened))
     finally:
         tracking.kill()
 

@@ -11,6 +11,7 @@ import pytest
 from orchestrator.tracking.record import fold
 from tests.studies import (
     SEARCH,
+    TINY,
     check_each_trial_ended_once,
     events,
     finish,
@@ -63,17 +64,17 @@ def test_kills_of_trials_and_of_a_worker_cost_no_trial_and_no_epoch(tmp_path: Pa
 
 
 def test_a_lost_mailbox_ends_the_study_and_is_held_against_no_trial(tmp_path: Path) -> None:
-    (tmp_path / "small.yaml").write_text(SEARCH)
-    sets = [word for override in (*PLAN, *LONG) for word in ("--set", override)]
-    driver = start(tmp_path, "search", "small.yaml", "--storage", "studies", *sets, "--json")
-    wait_until(driver, lambda: len(select(events(tmp_path / "studies", "small"), "epoch")) > 2)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    longer = ("--set", "training.epochs=5000", "--storage", "studies")
+    driver = start(tmp_path, "search", "tiny.yaml", *longer, "--json")
+    wait_until(driver, lambda: len(select(events(tmp_path / "studies", "tiny"), "epoch")) > 2)
     (mailbox,) = processes(driver.pid, MAILBOX)
     mailbox.kill()
     ended = finish(driver, check=False)
     assert ended["exit_code"] == 5
     assert "mailbox" in ended["error"]
     assert "Traceback" not in ended["stderr"]
-    record = fold(events(tmp_path / "studies", "small"))
+    record = fold(events(tmp_path / "studies", "tiny"))
     assert {trial.status for trial in record.trials.values()} <= {"planned", "running"}
 
 

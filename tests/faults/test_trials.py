@@ -1,4 +1,5 @@
-"""Trials that fail: each kind is told apart, tried again or not, and leaves the gang to others."""
+"""Trials of one gang: it is as fresh after each; each kind of failure is told apart, tried again or
+not, and leaves the gang to others."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from orchestrator.ray_backend.session import Cluster, connect
-from tests.faults.bench import Bench, gang_of, once
+from tests.faults.bench import Bench, Json, gang_of, once
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 CONTROLLER = "TrainController"
@@ -24,6 +25,35 @@ def cluster() -> Iterator[Cluster]:
 def bench(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with gang_of(cluster, str(tmp_path_factory.mktemp("studies")), workers=1) as bench:
         yield bench
+
+
+def test_a_used_gang_trains_as_a_fresh_one(bench: Bench) -> None:
+    """Trials of other shapes, precisions and failures before it leave nothing behind; and two
+    epochs, a stop and two more are the same as four."""
+    first = bench.train("fresh")
+    bench.train("wide", "model.width=32", "training.epochs=1")
+    bench.train("double", "resources.precision=fp64", "training.epochs=1")
+    bench.train("half", "resources.precision=bf16", "training.epochs=1")
+    with pytest.raises(AssertionError, match="FloatingPointError"):
+        bench.train("unsound", "training.learning_rate=1e30")
+    assert bench.train("used") == first
+    assert bench.state("used") == bench.state("fresh")
+    assert [report["epoch"] for report in bench.stop_after("halves", 2)] == [1, 2]
+    assert bench.train("halves") == first  # told of the first two from the checkpoint
+    assert bench.state("halves") == bench.state("fresh")
+    assert not bench.events("gang_lost")
+
+
+def test_each_of_many_compiled_shapes_is_compiled(bench: Bench) -> None:
+    """More shapes than Dynamo keeps variants of (8); the first again at the end, bit by bit."""
+    base = ("resources.compile=true", "training.epochs=1", "model.depth=1")
+    widths = [8, 12, 16, 20, 24, 28, 32, 36, 40, 8]
+    seen: dict[int, Json] = {}
+    for number, width in enumerate(widths):
+        heads = "model.heads=1"
+        (report,) = bench.train(f"shape-{number}", *base, heads, f"model.width={width}")
+        assert report["metrics"]["compile/graphs"] >= 1
+        assert seen.setdefault(width, report) == report
 
 
 def test_a_loss_that_is_no_number_is_not_tried_again(bench: Bench) -> None:

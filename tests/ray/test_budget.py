@@ -14,6 +14,7 @@ from tests.studies import (
     events,
     orchestrator,
     select,
+    verb,
 )
 from tests.tracked import check_mlflow
 
@@ -44,8 +45,8 @@ def test_a_study_goes_on_from_cap_to_cap(tmp_path: Path) -> None:
     storage = tmp_path / "studies"
     place = ("--storage", "studies")
 
-    def run(*words: str) -> tuple[Any, list[dict[str, Any]]]:
-        return orchestrator(tmp_path, *words, *place, check=False), events(storage, "capped")
+    def run(*words: str, by: Any = orchestrator) -> tuple[Any, list[dict[str, Any]]]:
+        return by(tmp_path, *words, *place, check=False), events(storage, "capped")
 
     # wall clock: reached while gangs are being opened
     search = ("search", "small.yaml", "--set")
@@ -59,7 +60,7 @@ def test_a_study_goes_on_from_cap_to_cap(tmp_path: Path) -> None:
 
     # the same command again says so at once
     began = time.monotonic()
-    again, unchanged = run(*search, "budget.wall_clock_hours=1e-3")
+    again, unchanged = run(*search, "budget.wall_clock_hours=1e-3", by=verb)
     assert (again["exit_code"], unchanged) == (7, happened)
     assert time.monotonic() - began < 60  # 2 s on a quiet machine: Ray was not started
 
@@ -72,7 +73,7 @@ def test_a_study_goes_on_from_cap_to_cap(tmp_path: Path) -> None:
     assert any(trial.checkpoints for trial in record.trials.values())
     assert not any(trial.over for trial in record.trials.values())
     assert statuses(storage) == {"": "KILLED"} | dict.fromkeys(begun(record), "KILLED")
-    status, _ = run("status", "capped")
+    status, _ = run("status", "capped", by=verb)
     assert status["budget"]["training_hours"]["spent"] >= 1e-5
     assert status["budget"]["training_hours"]["cap"] == 1e-5
     assert status["budget"]["wall_clock_hours"]["cap"] is None
@@ -87,7 +88,7 @@ def test_a_study_goes_on_from_cap_to_cap(tmp_path: Path) -> None:
     assert statuses(storage) == {"": "KILLED"} | dict.fromkeys(begun(record), "FINISHED")
 
     # what the study is cannot be changed
-    refused, unchanged = run("resume", "capped", "--set", "training.epochs=21")
+    refused, unchanged = run("resume", "capped", "--set", "training.epochs=21", by=verb)
     assert (refused["exit_code"], unchanged) == (2, happened)
     assert "training.epochs: 20 there, 21 here" in refused["error"]
 

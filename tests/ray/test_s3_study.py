@@ -20,9 +20,9 @@ from tests.studies import (
     PATIENCE_SECONDS,
     check_each_trial_ended_once,
     kill_all,
-    orchestrator,
     select,
     start,
+    verb,
 )
 from tests.swift import Swift, use
 from tests.tracked import check_mlflow
@@ -136,7 +136,7 @@ def test_everything_is_in_mlflow(searched: Searched) -> None:
 
 def test_the_same_command_again_trains_nothing(searched: Searched) -> None:
     before = searched.events
-    again = orchestrator(searched.folder, *searched.command)
+    again = verb(searched.folder, *searched.command)
     assert again["already_done"]
     assert searched.events == before
     for place in ("study", "report", "model"):

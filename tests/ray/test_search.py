@@ -25,6 +25,7 @@ from tests.studies import (
     orchestrator,
     select,
     start,
+    verb,
     wait_until,
 )
 from tests.tracked import check_mlflow
@@ -125,14 +126,14 @@ def test_the_same_command_again_trains_nothing_and_says_so(searched: Searched) -
 
 def test_status_report_and_export_of_a_finished_study(searched: Searched) -> None:
     folder, storage = searched.folder, ("--storage", "studies")
-    status = orchestrator(folder, "status", "small", *storage)
+    status = verb(folder, "status", "small", *storage)
     assert (status["status"], status["owner"], status["running"]) == ("finished", None, [])
     assert sum(status["trials"].values()) == len(searched.record.trials)
-    report = orchestrator(folder, "report", "small", *storage, "--to", "again")
+    report = verb(folder, "report", "small", *storage, "--to", "again")
     same = ("verdict", "leaderboard", "trials", "proofs", "timing")
     assert {key: report[key] for key in same} == {key: searched.printed[key] for key in same}
     assert (folder / "again" / "report.html").exists()
-    export = orchestrator(folder, "export", "small", *storage, "--to", "model")
+    export = verb(folder, "export", "small", *storage, "--to", "model")
     ours = load_file(folder / "model" / "model.safetensors")
     theirs = load_file(searched.file(f"exports/{export['trial']}/model.safetensors"))
     assert ours.keys() == theirs.keys()
@@ -142,7 +143,7 @@ def test_status_report_and_export_of_a_finished_study(searched: Searched) -> Non
 def test_another_experiment_of_the_same_name_is_refused(searched: Searched) -> None:
     before = searched.events
     other = ("search", "small.yaml", "--storage", "studies", "--set", "training.epochs=5")
-    refused = orchestrator(searched.folder, *other, check=False)
+    refused = verb(searched.folder, *other, check=False)
     assert refused["exit_code"] == 2
     assert "training.epochs: 4 there, 5 here" in refused["error"]
     assert searched.events == before
@@ -157,9 +158,9 @@ def test_a_study_is_watched_stopped_and_resumed(searched: Searched) -> None:
     driver = start(folder, "train", "small.yaml", *storage, *longer, *slower, *rarer, "--json")
     wait_until(driver, lambda: len(select(events(searched.storage, name), "epoch")) > 2)
 
-    verbs = ("status", "report", "resume")
-    looking = [start(folder, verb, name, *storage, "--json") for verb in verbs]
-    status, report, refused = (finish(one, check=False) for one in looking)
+    status, report, refused = (
+        verb(folder, one, name, *storage, check=False) for one in ("status", "report", "resume")
+    )
     assert (status["exit_code"], status["status"]) == (0, "running")
     assert f"pid {driver.pid} " in status["owner"]
     (running,) = status["running"]
@@ -169,12 +170,12 @@ def test_a_study_is_watched_stopped_and_resumed(searched: Searched) -> None:
     assert refused["exit_code"] == 2
     assert f"already running: process {driver.pid}" in refused["error"]
 
-    assert not orchestrator(folder, "stop", name, *storage)["running"]
+    assert not verb(folder, "stop", name, *storage)["running"]
     assert finish(driver, check=False)["exit_code"] == 130
     stopped = events(searched.storage, name)
     assert stopped[-1]["kind"] == "study_stopped"
     assert "orchestrator stop" in stopped[-1]["why"]
-    assert orchestrator(folder, "status", name, *storage)["status"] == "stopped"
+    assert verb(folder, "status", name, *storage)["status"] == "stopped"
     trained = len(select(stopped, "epoch"))
     assert 2 < trained < 60
     (trial,) = fold(stopped).trials.values()
@@ -201,9 +202,7 @@ def test_states_are_let_go_of_and_what_nobody_needs_is_collected(searched: Searc
     folder, storage = searched.folder, ("--storage", "studies")
     before, store = searched.events, Store.open(str(searched.storage))
     kept = {trial.trial for trial in searched.record.trials.values() if trial.tested}
-    resumed = orchestrator(
-        folder, "resume", "small", *storage, "--set", "checkpoints.keep_trials=0"
-    )
+    resumed = verb(folder, "resume", "small", *storage, "--set", "checkpoints.keep_trials=0")
     assert (resumed["already_done"], resumed["verdict"]) == (True, searched.printed["verdict"])
     assert "let go of their states" in resumed["stderr"]
     more = searched.events[len(before) :]
@@ -212,13 +211,13 @@ def test_states_are_let_go_of_and_what_nobody_needs_is_collected(searched: Searc
     assert {key.split("/")[3] for key in keys} == kept
     gone = next(name for name in searched.record.trials if name not in kept)
     export = ("export", "small", *storage, "--to", "model-2")
-    assert orchestrator(folder, *export)["proof"]["keys_equal"]
-    refused = orchestrator(folder, *export, "--trial", gone, check=False)
+    assert verb(folder, *export)["proof"]["keys_equal"]
+    refused = verb(folder, *export, "--trial", gone, check=False)
     assert refused["exit_code"] == 2
     assert "checkpoints.keep_trials" in refused["error"]
 
     free = blobs.put(store, b"of no study")
-    collected = orchestrator(folder, "gc", "studies", "--grace", "0", "--yes")
+    collected = verb(folder, "gc", "studies", "--grace", "0", "--yes")
     assert [one["key"] for one in collected["blobs"]] == [layout.blob(free)]
     assert (collected["in_use"], collected["leftovers"]) == (1, [])
-    assert orchestrator(folder, *export)["trial"] in kept
+    assert verb(folder, *export)["trial"] in kept

@@ -30,7 +30,7 @@ from orchestrator.storage.uri import Store
 from orchestrator.tracking.journal import Journal, read_events
 from orchestrator.tracking.mlflow import Tracker
 from tests.contract.wrong_input import BASE
-from tests.studies import PATIENCE_SECONDS, TINY, kill_all, orchestrator, start
+from tests.studies import PATIENCE_SECONDS, TINY, kill_all, start, verb
 
 SECRET = "canary9Zx81Qm42secret"  # of letters and digits: the same in every writing but base64
 PAIR = f"somebody:{SECRET}"
@@ -271,8 +271,8 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Pa
             kill_all(driver)
             raise
         assert driver.returncode == 0, f"{out}\n{err}"
-        for verb in (["report", "tiny", "--to", "report"], ["export", "tiny", "--to", "model"]):
-            out += str(orchestrator(folder, *verb))
+        for words in (["report", "tiny", "--to", "report"], ["export", "tiny", "--to", "model"]):
+            out += str(verb(folder, *words))
         yield folder, Path(ray), watch, out + err
 
 
