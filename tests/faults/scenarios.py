@@ -172,7 +172,7 @@ SCENARIOS = (
         "nothing waits for it; it is filled once it is back",
         "every metric",
         "the driver, in the background",
-        "faults/test_storage_away.py::test_a_study_outlives_two_minutes_without_its_store_and_more_without_its_mlflow",
+        "contract/test_mlflow.py::test_a_server_killed_in_the_middle_misses_nothing",
     ),
     Scenario(
         "MLflow that answers 500, 403, nonsense or nothing, loses answers, or has a full disk or a"

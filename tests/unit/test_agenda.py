@@ -130,6 +130,7 @@ def test_failed_trials_do_not_block() -> None:
     assert isinstance(study.next(record), Done)
 
 
+@pytest.mark.slow
 def test_duplicates_are_drawn_anew_until_the_space_is_exhausted() -> None:
     small = (*SPACE[:2], "search.trials=40", "search.sampler=random")
     plans = start_all(agenda(*small), record := Record())

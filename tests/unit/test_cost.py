@@ -135,6 +135,7 @@ def test_a_step_that_takes_long_is_measured_on_fewer_samples() -> None:
     assert found.step.seconds > 0
 
 
+@pytest.mark.slow
 def test_pretraining_is_timed_by_its_steps() -> None:
     config = experiment(*TINY)
     source = config.auxiliaries["shape"].pretrain

@@ -258,6 +258,7 @@ def test_front_end_of_eight_kilohertz() -> None:
     assert (front.hop, front.window, front.frames, front.bands) == (80, 200, 512, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real data sets are not at {REAL}")
 @pytest.mark.parametrize(
     ("name", "shape", "counts"),

@@ -166,6 +166,7 @@ def test_every_rate_has_bands_that_hold_something(rate: int) -> None:
     assert float(log_mel(noise, front).amax(dim=1).min()) > -8
 
 
+@pytest.mark.slow
 def test_generated_content_stays_as_the_digest_says() -> None:
     """Where this fails a generator has changed: raise `_VERSIONS` in embedded.py, then the figures.
 

@@ -180,6 +180,7 @@ def test_memory_is_bounded_by_the_window(
     assert alive.most <= 2 * window + 8 + (5 + 1) * 8
 
 
+@pytest.mark.slow
 def test_leaving_early_ends_the_threads(tmp_path: Path) -> None:
     train = load(DataConfig(table_of("clips", 16, tmp_path), window=64)).train
     before = threading.active_count()
