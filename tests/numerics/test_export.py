@@ -21,15 +21,15 @@ from m2pt.pathway.reparam import effective_scales
 from m2pt.training.loop import Training
 from m2pt.training.recipe import Numerics, Recipe, TrainingConfig
 from m2pt.training.state import State, from_bytes, to_bytes
-from orchestrator.promotion import export as module
+from orchestrator.promotion import measure as module
 from orchestrator.promotion.export import (
-    Agreement,
     Identity,
     PromotionError,
     Trained,
     export_model,
     write,
 )
+from orchestrator.promotion.gate import Agreement
 from orchestrator.promotion.load_model import load_model
 
 pytestmark = pytest.mark.slow
@@ -67,10 +67,10 @@ def trained(pathway: Pathway | None, numerics: Numerics = Numerics()) -> tuple[T
     config = replace(PLAIN, pathway=pathway, numerics=numerics)
     weights = {} if pathway is None else {"audio": auxiliary(11), "point": auxiliary(12)}
     training = Training(config, digits(), weights)
-    for _ in training.epochs():
-        pass
+    *_, last = training.epochs()
     state = from_bytes(to_bytes(training.capture()))
-    return Trained(config, state, weights), training.model.eval()
+    trial = Trained(config, state, weights, recorded=last.metrics)
+    return trial, training.model.eval()
 
 
 def folder_of(files: dict[str, bytes], folder: Path) -> Path:
