@@ -40,6 +40,17 @@ def standing(record: StudyRecord, experiment: Experiment, trial: str) -> dict[st
     }
 
 
+def in_a_line(said: Mapping[str, Any]) -> str:
+    """A standing in one line: figures, then the verdict."""
+    told = [
+        f"{row['of']}: {row['level']}"
+        + (f", baseline {row['baseline']}" if row["baseline"] else "")
+        + (f", difference {row['difference']}" if row["difference"] else "")
+        for row in said["figures"]
+    ]
+    return "; ".join([*told, f"{said['arms_tried']} arms tried", said["verdict"]])
+
+
 def lineage(
     record: StudyRecord, experiment: Experiment, names: Iterable[str]
 ) -> list[dict[str, Any]]:

@@ -6,8 +6,8 @@ measured for every export, on the very bytes that are written, and an export tha
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from typing import Any
 
@@ -20,10 +20,13 @@ from m2pt.models.plain import timm_arguments, timm_name
 from orchestrator.promotion.card import model_card
 from orchestrator.promotion.gate import PromotionError, Proof, check
 from orchestrator.promotion.measure import Merge, Trained, measure
+from orchestrator.promotion.traced import Traced, trace
 
 __all__ = ["Export", "Identity", "PromotionError", "Trained", "export_model", "write"]
 
 FORMAT = 1
+
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Export:
     proof: Proof
     plain: nn.Module
     """The model that loaded the weights, in eval mode, on the CPU."""
+    dataset: Dataset
+    """What it was proved on."""
     further: dict[str, bytes] = field(default_factory=dict)
     """Files beside those that every export has."""
 
@@ -60,6 +65,18 @@ class Export:
     def tensors(self) -> dict[str, Tensor]:
         """The weights by name (in the file's order; a strict load does not mind)."""
         return load(self.weights)
+
+    def traced(self) -> Traced:
+        """The model as a graph with a free batch. Raises `PromotionError`."""
+        return trace(self.plain, self.dataset.info, self.dataset.validation)
+
+    def with_evidence(self, evidence: Mapping[str, Any], lineage: Sequence[Json]) -> "Export":
+        """This export, told what its study found and where its weights come from."""
+        return replace(self, about=self.about | {"evidence": evidence, "lineage": lineage})
+
+    def with_files(self, files: Mapping[str, bytes]) -> "Export":
+        """This export, with files beside those that every export has."""
+        return replace(self, further={**self.further, **files})
 
     def files(self) -> dict[str, bytes]:
         """What to put into the export's folder."""
@@ -96,9 +113,8 @@ def export_model(
     """
     merge = measure(trained, dataset, identity.trial, on_test=prove_on_test, device=device)
     check(identity.trial, merge.proof)
-    return Export(
-        merge.weights, _about(trained, dataset, identity, merge), merge.proof, merge.plain
-    )
+    about = _about(trained, dataset, identity, merge)
+    return Export(merge.weights, about, merge.proof, merge.plain, dataset)
 
 
 def write(export: Export, put: Callable[[str, bytes], object]) -> None:
