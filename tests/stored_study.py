@@ -34,7 +34,11 @@ auxiliaries: {audio: {pretrain: {data: {source: tones}}}}
 pathway: {auxiliary: audio, scale: {init: 0.1}}
 training: {epochs: 2, batch_size: 32, warmup_epochs: 0}
 search:
-  {trials: 1, seeds: 2, confirm: 0, scheduler: {kind: none}, space: {pathway.scale.init: {grid: [0.1]}}}
+  trials: 1
+  seeds: 2
+  confirm: 0
+  scheduler: {kind: none}
+  space: {pathway.scale.init: {grid: [0.1]}}
 """
 
 

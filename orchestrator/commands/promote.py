@@ -84,6 +84,7 @@ def _candidate(export: "Export", tags: dict[str, str]) -> Candidate:
 
     return Candidate(
         module=traced.module,
+        save=traced.save,
         example=traced.example,
         outputs=traced.outputs,
         check=check,

@@ -55,14 +55,16 @@ def onnx_files(traced: Traced) -> dict[str, bytes]:
 
 def _translate(traced: Traced, file: Path) -> None:
     # Of what our models need, this alone ONNX's translations do not know.
-    table = {torch.ops.aten._cdist_forward.default: _distances}
+    table = {torch.ops.aten.cdist.default: _distances}
     try:
         module = traced.program.run_decompositions(table).module()
+        module.training = False  # it was traced so; `eval` itself a graph refuses
         program = torch.onnx.export(
             module,
             (torch.from_numpy(traced.example),),
             dynamo=True,
             verbose=False,
+            optimize=False,  # onnxscript takes +1e-8 for +0; onnxruntime optimises by itself
             input_names=["input"],
             output_names=["logits"],
             dynamic_shapes=({0: "batch"},),
@@ -81,7 +83,10 @@ def _forget_places(program: torch.onnx.ONNXProgram) -> None:
         node.metadata_props.clear()
 
 
-def _distances(one_BPM: Tensor, other_BRM: Tensor, p: float, _mode: int | None) -> Tensor:
-    """Euclidean distances (B, P, R)."""
+def _distances(
+    one_BPM: Tensor, other_BRM: Tensor, p: float = 2.0, compute_mode: int | None = None
+) -> Tensor:
+    """Euclidean distances (B, P, R), as `torch.cdist` is told to find them."""
     assert p == 2.0
+    del compute_mode  # how, not what
     return (one_BPM[:, :, None] - other_BRM[:, None]).square().sum(dim=3).sqrt()

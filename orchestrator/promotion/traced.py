@@ -5,6 +5,7 @@ B: batch, N: points of a cloud.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -71,6 +72,10 @@ class Traced:
         module: nn.Module = self.program.module()
         forget_places(module)
         return module
+
+    def save(self, path: Path) -> None:
+        """Write the graph as pt2, weights included."""
+        torch.export.save(self.program, path)
 
     def check(self, run: Run, what: str) -> float:
         """Largest difference of an output from the plain model's, over the largest output.

@@ -8,6 +8,7 @@ files beside it. Two tags say what it is: `trial_id` and `sha256`, so that nothi
 import logging
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class Candidate:
 
     Attributes:
         module: a traced `torch.nn.Module` on the CPU.
+        save: writes its graph to a path, as pt2.
         example: one input (2, ...), an array.
         outputs: the shape of an output, -1 where it is free.
         check: told the loaded module and pyfunc's predict, before anything is sent; raises.
@@ -53,6 +55,7 @@ class Candidate:
     """
 
     module: Any
+    save: Callable[[Path], object]
     example: Any
     outputs: Sequence[int]
     check: Callable[[Any, Callable[[Any], Any]], None]
@@ -78,7 +81,7 @@ class Registry:
                 f"{tracking_uri}: there is no such file; a study fills one as it runs, "
                 "--tracking names another MLflow"
             )
-        environment.prepare_mlflow(timeout_seconds=_UPLOAD_SECONDS)
+        environment.prepare_mlflow()
         with _told(tracking_uri):
             from mlflow import MlflowClient
 
@@ -117,6 +120,7 @@ class Registry:
 
     def register(self, name: str, candidate: Candidate, run_id: str) -> Version:
         """A new version, complete once this has returned. Raises whatever `check` raises."""
+        environment.prepare_mlflow(timeout_seconds=_UPLOAD_SECONDS)
         with tempfile.TemporaryDirectory() as temporary, _told(self._uri):
             folder = Path(temporary) / "model"
             self._save(candidate, folder)
@@ -125,15 +129,18 @@ class Registry:
     def point(self, name: str, alias: str, version: str) -> str | None:
         """Let `alias` mean `version`; what it meant before, or None."""
         with _told(self._uri):
-            before = self._client.get_registered_model(name).aliases.get(alias)
+            aliases = self._client.get_registered_model(name).aliases
+            before = None if alias not in aliases else str(aliases[alias])  # SQLite's are numbers
             if before != version:
                 self._client.set_registered_model_alias(name, alias, version)
-        return None if before is None else str(before)
+        return before
 
     def _save(self, candidate: Candidate, folder: Path) -> None:
         """Write the model, and load it again as others will."""
-        import mlflow.pyfunc
-        import mlflow.pytorch
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of MLflow, about its own types
+            import mlflow.pyfunc
+            import mlflow.pytorch
         from mlflow.models import ModelSignature
         from mlflow.types import Schema, TensorSpec
 
@@ -149,6 +156,9 @@ class Registry:
             ),
             pip_requirements=[*candidate.requirements, f"mlflow=={mlflow.__version__}"],
         )
+        # MLflow traced the module once more, and noted for each node where on this machine.
+        (graph,) = folder.glob("data/*.pt2")
+        candidate.save(graph)
         _stamp(folder)
         for name, content in candidate.files.items():
             path = folder / EXTRA / name
