@@ -34,8 +34,6 @@ class Version:
 
     name: str
     version: str
-    model_id: str | None
-    """Of MLflow's logged model behind it."""
 
 
 @dataclass(frozen=True)
@@ -186,9 +184,9 @@ class Registry:
         self._make_model(name)
         made = client.create_model_version(
             name,
-            logged.artifact_location,
+            logged.artifact_location,  # its address by id would be looked up in another MLflow
             run_id=run_id,
-            tags=tags,
+            tags=tags | {"model_id": logged.model_id},  # which MLflow itself does not keep
             description=candidate.description,
             model_id=logged.model_id,
         )
@@ -243,7 +241,7 @@ def _cut(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _version(found: Any) -> Version:
-    return Version(found.name, str(found.version), found.model_id)
+    return Version(found.name, str(found.version))
 
 
 @contextmanager

@@ -141,9 +141,9 @@ def check_version(stored: Stored, said: Mapping[str, Any]) -> None:
     }
     assert version.tags["scales"].startswith("|λ| mean 0.09")
     assert "nothing is claimed" in version.tags["evidence"]
-    logged = client.get_logged_model(version.model_id)
+    logged = client.get_logged_model(version.tags["model_id"])
     assert (logged.status.value, logged.source_run_id) == ("READY", version.run_id)
-    assert [one.model_id for one in run.outputs.model_outputs] == [version.model_id]
+    assert [one.model_id for one in run.outputs.model_outputs] == [logged.model_id]
     folder = Path(logged.artifact_location.removeprefix("file://"))
     assert sorted(path.name for path in (folder / "export").iterdir()) == [
         "README.md", "load_model.py", "model.json", "model.safetensors"
