@@ -170,7 +170,11 @@ def _peak(profiler: torch.profiler.profile) -> int:
     assert profiler.profiler is not None
     results = profiler.profiler.kineto_results
     assert results is not None
-    changes = [(e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]"]
+    changes = [
+        (one.start_ns(), one.nbytes())  # type: ignore[attr-defined]  # torch's stub lacks it
+        for one in results.events()
+        if one.name() == "[memory]"
+    ]
     held = peak = 0
     for _, change in sorted(changes, key=lambda one: one[0]):
         held += change

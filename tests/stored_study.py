@@ -42,10 +42,10 @@ search:
 """
 
 
-def stored_study(folder: Path) -> StudyRecord:
+def stored_study(folder: Path, tracking: str | None = None) -> StudyRecord:
     """Train a baseline and one arm in this process, and leave what a driver leaves.
 
-    The store is `folder`, MLflow `folder`/mlflow.db.
+    The store is `folder`, MLflow `folder`/mlflow.db unless `tracking` is another.
     """
     store = Store.open(str(folder))
     experiment = parse_experiment(STUDY, "stored.yaml", [f"storage={folder}"])
@@ -53,7 +53,7 @@ def stored_study(folder: Path) -> StudyRecord:
     blob = blobs.put(store, _auxiliary(experiment, info))
     digests = Digests(info.digest, None, {"audio": blob})
     store.put(layout.experiment(NAME), snapshot(experiment))
-    tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}", NAME, NAME)
+    tracker = Tracker(tracking or f"sqlite:///{folder / 'mlflow.db'}", NAME, NAME)
     with (
         Lease.acquire(store, NAME) as lease,
         Journal.open(store, NAME, lease, spool=folder / "spool") as journal,

@@ -191,7 +191,10 @@ def test_what_fails_at_the_gate_is_not_registered(
 
 
 def test_an_export_has_its_card_and_an_onnx_file(
-    stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stored: Stored,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = ("export", NAME, "--storage", str(stored.folder), "--to", str(tmp_path / "model"))
     said = say(capsys, *words, "--onnx")
@@ -206,6 +209,13 @@ def test_an_export_has_its_card_and_an_onnx_file(
         "pre-trained in the study, masked autoencoding of tones",
     ):
         assert told in card
+    snippet = card.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path / "model")
+    made: dict[str, Any] = {}
+    exec(snippet, made)  # what the card tells its reader to do
+    samples, _ = load(DataConfig("digits")).test.batch(range(3))
+    with torch.no_grad():
+        assert torch.equal(made["model"](samples), load_model(tmp_path / "model")(samples))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import json
 import runpy
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from m2pt.data.config import DataConfig
 from m2pt.data.load import load as load_data
 from m2pt.data.samples import Dataset
 from m2pt.models.build import build_model
-from m2pt.models.config import ModelConfig
+from m2pt.models.config import ModelConfig, Tokenizer
 from m2pt.pathway.config import Coverage, Envelope, Pathway, Scale
 from m2pt.pathway.reparam import effective_scales, fuse_pathway, scales
 from m2pt.training.bounds import figures
+from m2pt.training.evaluate import evaluate, logits
 from m2pt.training.loop import Training
 from m2pt.training.recipe import Numerics, Recipe, TrainingConfig
 from m2pt.training.state import State, from_bytes, to_bytes
@@ -254,20 +255,25 @@ def test_what_is_measured_is_far_from_what_is_refused() -> None:
     assert double.weights.relative_difference == double.dtypes[0].relative_difference == 0
 
 
-def test_rounding_moves_figures_between_its_bounds() -> None:
-    outputs = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(64) % 10
-    info = digits().info
-    worse, here, better = (figures(outputs, labels, info, by) for by in (-0.3, 0.0, 0.3))
-    assert worse["loss"] > here["loss"] > better["loss"]
-    assert worse["accuracy"] < here["accuracy"] < better["accuracy"]
-    for seed in range(20):
-        noise = torch.empty(64, 10).uniform_(
-            -0.3, 0.3, generator=torch.Generator().manual_seed(seed)
-        )
-        found = figures(outputs + noise, labels, info)
-        assert better["loss"] <= found["loss"] <= worse["loss"]
-        assert worse["accuracy"] <= found["accuracy"] <= better["accuracy"]
+@pytest.mark.parametrize("source", ["digits", "scenes", "shape-parts"])
+def test_rounding_moves_figures_between_their_bounds(source: str) -> None:
+    """Of every task; and without rounding they are those of an evaluation."""
+    samples = load_data(DataConfig(source, limit=32)).validation
+    tokenizer = Tokenizer(patch=4, groups=6, group_size=8)
+    config = ModelConfig(width=16, depth=1, heads=2, tokenizer=tokenizer)
+    model = build_model(config, samples.info, seed=0).eval()
+    outputs, by = logits(model, samples, 64, Numerics()), 0.05
+    measured = evaluate(model, samples, 64, Numerics())
+    told = partial(figures, labels=samples.labels, info=samples.info)
+    assert told(outputs) == pytest.approx(measured, rel=1e-6)
+    worse, better = told(outputs, shift=-by), told(outputs, shift=by)
+    assert worse["loss"] > measured["loss"] > better["loss"]
+    drawn = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        noise = torch.empty_like(outputs).uniform_(-by, by, generator=drawn)
+        for name, value in told(outputs + noise).items():
+            low, high = sorted((worse[name], better[name]))
+            assert low <= value <= high
 
 
 def test_a_state_of_another_trial_is_refused() -> None:
