@@ -31,6 +31,7 @@ VERBS = {
     "resume": "go on with a study from what lies under its storage prefix",
     "report": "leaderboard, verdict and report of a study, finished or not",
     "export": "fuse a trial, prove the merge, and write the plain model to a folder",
+    "promote": "prove a trial's merge again, and register the model in MLflow under an alias",
     "data": "turn folders of files into data sets, and show what a data set holds",
     "gc": "show, or delete, what no study needs any more under a storage",
     "doctor": "check Ray, storage, MLflow and an experiment file; name the remedy for each fault",

@@ -125,6 +125,7 @@ def prepare_mlflow(*, timeout_seconds: int = 10) -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # a model that needs one is refused
 
 
 def prepare_ray(*, local: bool) -> None:

@@ -4,56 +4,43 @@ import argparse
 import json
 from pathlib import Path
 
-from orchestrator.commands.options import Located, add_study, study_of
+from orchestrator.commands.chosen import add_trial, chosen
 from orchestrator.commands.report import write
-from orchestrator.errors import RequestError
-from orchestrator.storage.checkpoints import TrialCheckpoints
-from orchestrator.study.settlement import to_export
-from orchestrator.study.view import ENDED_WELL
-from orchestrator.tracking.record import StudyRecord, TrialRecord, fold
-from orchestrator.tracking.segments import JournalReader
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """STUDY, --storage, --trial, --to."""
-    add_study(parser)
-    parser.add_argument("--trial", help="trial id [the best seed of the best arm]")
+    """STUDY, --storage, --trial, --to, --onnx."""
+    add_trial(parser)
     parser.add_argument("--to", metavar="FOLDER", required=True, help="where the model goes")
+    parser.add_argument(
+        "--onnx", action="store_true",
+        help="also model.onnx, compared with PyTorch by onnxruntime (the extra `onnx`)",
+    )  # fmt: skip
 
 
 def run(parsed: argparse.Namespace) -> int:
     """Write the model and say what was proved."""
-    found = study_of(parsed)
-    found.experiment()
-    view = JournalReader(found.store, found.name).view()
-    trial = _trial(fold(view.events), found, parsed.trial)
-    from orchestrator.promotion.stored import export_stored  # torch, only once it is needed
+    of = chosen(parsed)
+    from orchestrator.promotion import onnx_file  # torch, only once it is needed
 
-    export = export_stored(TrialCheckpoints(found.store, found.name, trial.trial, view.accepted))
+    if parsed.onnx:
+        onnx_file.require()
+    export = of.export()
+    if parsed.onnx:
+        export = export.with_files(onnx_file.onnx_files(export.traced()))
     write(Path(parsed.to), export.files())
-    about = {"trial": trial.trial, "label": trial.label, "to": parsed.to}
+    about = {"trial": of.trial.trial, "label": of.trial.label, "to": parsed.to}
     if parsed.json:
-        print(json.dumps(about | {"proof": export.about["proof"]}))
+        print(json.dumps(about | {"files": sorted(export.files()), "proof": export.about["proof"]}))
         return 0
     probe = export.proof.probe
-    print(f"trial {trial.trial} ({trial.label}) is fused and lies in {parsed.to}")
+    print(f"trial {of.trial.trial} ({of.trial.label}) is fused and lies in {parsed.to}")
     print(
         f"proved: {export.proof.parameters_exported:,} parameters, as the plain model "
         f"({export.proof.parameters_trained:,} were trained); strict load; logits of "
         f"{probe.samples} samples differ by {probe.relative_difference:.1e} of their size"
     )
+    if parsed.onnx:
+        print(f"{onnx_file.FILE} computes the same in onnxruntime")
     print(f"load it: python {Path(parsed.to) / 'load_model.py'}")
     return 0
-
-
-def _trial(record: StudyRecord, found: Located, asked: str | None) -> TrialRecord:
-    done = {t.trial: t for t in record.trials.values() if t.status in ENDED_WELL}
-    if asked is not None:
-        if asked not in done:
-            known = ", ".join(done) or "none has ended yet"
-            raise RequestError(f"--trial {asked}: no such trial has ended; there are: {known}")
-        return done[asked]
-    chosen = to_export(record, found.experiment())
-    if chosen is None:
-        raise RequestError(f"no trial of {found.name!r} has ended yet: nothing to export")
-    return done[chosen]

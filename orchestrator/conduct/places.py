@@ -38,6 +38,7 @@ class Places:
             f"orchestrator ui {study}": "compare the trials in MLflow",
             f"orchestrator report {study}": "these figures again",
             f"orchestrator export {study} --to model/": "the fused model, ready to load",
+            f"orchestrator promote {study}": "the same in MLflow's model registry",
         }
         width = max(map(len, commands))
         return [f"{command:<{width}}  # {what}" for command, what in commands.items()]

@@ -6,6 +6,7 @@ experiment, and the digests of the weights that it borrows (`auxiliaries`) or st
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -56,11 +57,22 @@ def final_state(checkpoints: TrialCheckpoints) -> tuple[Json, State]:
 
 
 def export_stored(checkpoints: TrialCheckpoints) -> Export:
-    """Fuse a trial's newest state and prove it on validation samples."""
+    """Fuse a trial's newest state and let it through the gate, on validation samples.
+
+    Raises `PromotionError` where a rule is broken, `RequestError` where no state was kept.
+    """
     meta, state = final_state(checkpoints)
-    trained = inputs_from(checkpoints.store, meta["inputs"], state)
+    trained = with_record(inputs_from(checkpoints.store, meta["inputs"], state), meta)
     identity = Identity(checkpoints.trial, meta["planned"]["arm"], checkpoints.study)
     return export_model(trained, dataset_of(trained.config.data), identity)
+
+
+def with_record(trained: Trained, meta: Json) -> Trained:
+    """`trained` with what its manifest says that it recorded after the epoch of its state."""
+    epoch = trained.state.meta.get("epoch")
+    told = [entry for entry in meta.get("epochs", ()) if entry["epoch"] == epoch]
+    recorded = {name: float(v) for name, v in (told[-1]["metrics"] if told else {}).items()}
+    return replace(trained, recorded=recorded)
 
 
 @lru_cache(maxsize=2)

@@ -17,7 +17,7 @@ from m2pt.training.world import World
 from m2pt.weights.load import blocks_to_bytes
 from orchestrator.config.io import from_dict
 from orchestrator.promotion.export import Identity, Trained, export_model, write
-from orchestrator.promotion.stored import dataset_of, final_state, inputs_from
+from orchestrator.promotion.stored import dataset_of, final_state, inputs_from, with_record
 from orchestrator.ray_backend.pretraining import PretrainSession
 from orchestrator.ray_backend.reporting import GangSession, StoppedHere
 from orchestrator.ray_backend.worker import Gang
@@ -101,8 +101,8 @@ def settle(gang: Gang, turn: Json, call: Json) -> Json:
     if gang.world.rank != 0:
         return {}
     assignment = turn["assignment"]
-    _, state = final_state(_checkpoints(assignment))
-    trained = inputs_from(_store(assignment), assignment["inputs"], state)
+    meta, state = final_state(_checkpoints(assignment))
+    trained = with_record(inputs_from(_store(assignment), assignment["inputs"], state), meta)
     config, world = trained.config, gang.alone().world
     training = _training(trained, world)
     training.restore(state)

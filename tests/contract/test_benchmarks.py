@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import auxiliary_memory, checkpoint, step_overhead
+from benchmarks import auxiliary_memory, checkpoint, inference, step_overhead
 from benchmarks.step_overhead import Setting, Workload, contestants, differences, run
 from m2pt.training.recipe import Numerics
 from orchestrator.storage.uri import Store
@@ -89,3 +89,29 @@ def test_what_an_auxiliary_costs_in_memory(
         for part in ("gradients", "moments", "checkpoint")
     } == {0.0}
     assert [found["trained"][part] for part in ("held", "gradients", "moments")] == [4, 4, 8]
+
+
+@pytest.mark.slow
+def test_inference_compares_fused_with_plain(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("torch.set_num_threads", "benchmarks.inference.keep_freed_memory"):
+        monkeypatch.setattr(name, lambda *_: None)  # of the whole process, which goes on
+    figures = inference.measure(TINY, inference.Setting("one process", rounds=2, threads=1))
+    found = {one.contestant: one for one in figures}
+    assert list(found) == ["plain", "plain again", "fused", "attached"]
+    assert found["plain"].throughput_ratio == (1.0, 1.0, 1.0)
+    assert all(one.images_per_second > 0 and one.batch_bytes > 0 for one in figures)
+    assert found["fused"].weights_bytes == found["plain"].weights_bytes
+    assert found["fused"].memory_ratio == found["plain again"].memory_ratio == 1.0
+    assert found["attached"].memory_ratio > 1.1
+    inference.show(figures)
+    assert "attached" in capsys.readouterr().out
+
+
+def test_inference_without_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    one = inference.Setting("one process", 2, 1)
+    assert inference.settings([], one) == [one]
+    with pytest.raises(SystemExit, match="cuda: torch finds no CUDA device"):
+        inference.settings(["cuda"], one)

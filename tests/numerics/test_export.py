@@ -3,7 +3,7 @@
 import json
 import runpy
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,23 @@ from m2pt.data.config import DataConfig
 from m2pt.data.load import load as load_data
 from m2pt.data.samples import Dataset
 from m2pt.models.build import build_model
-from m2pt.models.config import ModelConfig
+from m2pt.models.config import ModelConfig, Tokenizer
 from m2pt.pathway.config import Coverage, Envelope, Pathway, Scale
-from m2pt.pathway.reparam import effective_scales
+from m2pt.pathway.reparam import effective_scales, fuse_pathway, scales
+from m2pt.training.bounds import figures
+from m2pt.training.evaluate import evaluate, logits
 from m2pt.training.loop import Training
 from m2pt.training.recipe import Numerics, Recipe, TrainingConfig
 from m2pt.training.state import State, from_bytes, to_bytes
-from orchestrator.promotion import export as module
+from orchestrator.promotion import measure
 from orchestrator.promotion.export import (
-    Agreement,
     Identity,
     PromotionError,
     Trained,
     export_model,
     write,
 )
+from orchestrator.promotion.gate import Agreement
 from orchestrator.promotion.load_model import load_model
 
 pytestmark = pytest.mark.slow
@@ -67,10 +69,10 @@ def trained(pathway: Pathway | None, numerics: Numerics = Numerics()) -> tuple[T
     config = replace(PLAIN, pathway=pathway, numerics=numerics)
     weights = {} if pathway is None else {"audio": auxiliary(11), "point": auxiliary(12)}
     training = Training(config, digits(), weights)
-    for _ in training.epochs():
-        pass
+    *_, last = training.epochs()
     state = from_bytes(to_bytes(training.capture()))
-    return Trained(config, state, weights), training.model.eval()
+    trial = Trained(config, state, weights, recorded=last.metrics)
+    return trial, training.model.eval()
 
 
 def folder_of(files: dict[str, bytes], folder: Path) -> Path:
@@ -170,8 +172,6 @@ def test_damaged_weights_are_not_loaded(tmp_path: Path) -> None:
 
 def _wrong_fuse(model: nn.Module) -> nn.Module:
     """Fuses, and then moves one weight by far more than rounding."""
-    from m2pt.pathway.reparam import fuse_pathway
-
     fuse_pathway(model)
     with torch.no_grad():
         model.get_parameter("blocks.0.mlp.fc1.weight").mul_(1.05)
@@ -179,8 +179,6 @@ def _wrong_fuse(model: nn.Module) -> nn.Module:
 
 
 def _fuse_in_another_order(model: nn.Module) -> nn.Module:
-    from m2pt.pathway.reparam import fuse_pathway
-
     fuse_pathway(model)
     linear = model.get_submodule("blocks.0.mlp.fc1")
     weight = linear.weight
@@ -189,9 +187,24 @@ def _fuse_in_another_order(model: nn.Module) -> nn.Module:
     return model
 
 
-def _fuse_with_more(model: nn.Module) -> nn.Module:
-    from m2pt.pathway.reparam import fuse_pathway
+def _fuse_with_scale_off(model: nn.Module) -> nn.Module:
+    """Every λ is off by a hundredth."""
+    with torch.no_grad():
+        for value in {id(one): one for one in scales(model).values()}.values():
+            value.mul_(1.01)
+    return fuse_pathway(model)
 
+
+def _fuse_always_something(model: nn.Module) -> nn.Module:
+    """One number of one weight, and by less than any output shows."""
+    fuse_pathway(model)
+    with torch.no_grad():
+        weight = model.get_parameter("blocks.1.attn.proj.weight")
+        weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
+    return model
+
+
+def _fuse_with_more(model: nn.Module) -> nn.Module:
     fuse_pathway(model)
     model.register_parameter("left_over", nn.Parameter(torch.zeros(3)))
     return model
@@ -201,14 +214,66 @@ def _fuse_with_more(model: nn.Module) -> nn.Module:
     ("fuse", "says"),
     [
         (_wrong_fuse, r"0123456789ab.*on probe samples its logits differ by .*at most 1e-05"),
-        (_fuse_in_another_order, "keys are not those of the plain model, in the same order"),
+        (_wrong_fuse, r"blocks.0.mlp.fc1.weight differs from W \+ λW' by 5.*in bfloat16"),
+        (_wrong_fuse, r"val/accuracy is [\d.]+ on the fused model where the trial recorded"),
+        (_fuse_in_another_order, r"in the same order: number \d+ is blocks.0.mlp.fc1.bias"),
+        (_fuse_with_scale_off, r"differs from W \+ λW' by .*\(at most 5e-07\)"),
+        (_fuse_with_scale_off, r"in float64 its logits differ by .*; in float32 its logits"),
+        (_fuse_always_something, r"with every λ at 0, fusing changed 1 .*: blocks.1.attn.proj.w"),
         (_fuse_with_more, "do not load into the plain model.*left_over"),
     ],
 )
 def test_a_failed_proof_refuses(fuse: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "fuse_pathway", fuse)
+    monkeypatch.setattr(measure, "fuse_pathway", fuse)
     with pytest.raises(PromotionError, match=f"(?s){says}"):
         export_model(trained(PATHWAY)[0], digits(), IDENTITY)
+
+
+def test_a_figure_that_was_not_reached_is_refused() -> None:
+    trial, _ = trained(PATHWAY)
+    assert trial.recorded is not None
+    boasting = replace(trial, recorded={**trial.recorded, "val/accuracy": 0.99})
+    with pytest.raises(PromotionError, match=r"val/accuracy is .* where the trial recorded 0.99"):
+        export_model(boasting, digits(), IDENTITY)
+    with pytest.raises(PromotionError, match="recorded no figure on validation"):
+        export_model(replace(trial, recorded={}), digits(), IDENTITY)
+
+
+def test_what_is_measured_is_far_from_what_is_refused() -> None:
+    """In every type, and of a trial in double precision to the last bit."""
+    proof = export_model(trained(PATHWAY)[0], digits(), IDENTITY).proof
+    assert [at.dtype for at in proof.dtypes] == ["float64", "float32", "bfloat16"]
+    assert all(at.relative_difference < at.tolerance / 3 for at in proof.dtypes)
+    assert proof.weights is not None
+    assert 0 < proof.weights.relative_difference < proof.weights.tolerance / 3
+    assert proof.changed_by_zero == ()
+    assert proof.plain_timm is True
+    assert proof.figures is not None
+    assert [one.name for one in proof.figures] == ["val/loss", "val/accuracy"]
+    double = export_model(trained(PATHWAY, Numerics("fp64"))[0], digits(), IDENTITY).proof
+    assert double.weights is not None
+    assert double.weights.relative_difference == double.dtypes[0].relative_difference == 0
+
+
+@pytest.mark.parametrize("source", ["digits", "scenes", "shape-parts"])
+def test_rounding_moves_figures_between_their_bounds(source: str) -> None:
+    """Of every task; and without rounding they are those of an evaluation."""
+    samples = load_data(DataConfig(source, limit=32)).validation
+    tokenizer = Tokenizer(patch=4, groups=6, group_size=8)
+    config = ModelConfig(width=16, depth=1, heads=2, tokenizer=tokenizer)
+    model = build_model(config, samples.info, seed=0).eval()
+    outputs, by = logits(model, samples, 64, Numerics()), 0.05
+    measured = evaluate(model, samples, 64, Numerics())
+    told = partial(figures, labels=samples.labels, info=samples.info)
+    assert told(outputs) == pytest.approx(measured, rel=1e-6)
+    worse, better = told(outputs, shift=-by), told(outputs, shift=by)
+    assert worse["loss"] > measured["loss"] > better["loss"]
+    drawn = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        noise = torch.empty_like(outputs).uniform_(-by, by, generator=drawn)
+        for name, value in told(outputs + noise).items():
+            low, high = sorted((worse[name], better[name]))
+            assert low <= value <= high
 
 
 def test_a_state_of_another_trial_is_refused() -> None:

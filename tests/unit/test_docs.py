@@ -40,6 +40,7 @@ RUN_ELSEWHERE = {
     "resume": "tests/ray/test_search.py",
     "report": "tests/ray/test_search.py",
     "export": "tests/ray/test_search.py",
+    "promote": "tests/contract/test_promote.py",
     "submit": "tests/ray/test_jobs.py",
     "logs": "tests/ray/test_jobs.py",
     "doctor": "tests/ray/test_jobs.py",

@@ -1,0 +1,253 @@
+"""A stored trial goes into a real MLflow registry, and out of it where this project is not."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from m2pt.data.config import DataConfig
+from m2pt.data.load import load
+from m2pt.pathway.reparam import fuse_pathway
+from orchestrator.cli import main
+from orchestrator.promotion import measure
+from orchestrator.promotion.load_model import load_model
+from orchestrator.tracking.record import StudyRecord
+from tests.contract.mlflow_setup import Target
+from tests.stored_study import NAME, stored_study
+
+pytestmark = [
+    pytest.mark.slow,
+    # of SQLAlchemy, about MLflow's own tables, and of what MLflow traces models with
+    pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
+]
+
+CLEAN = """
+import json, sys
+for name in ("orchestrator", "m2pt", "timm"):
+    sys.modules[name] = None  # an import of it raises
+import mlflow, numpy, torch
+mlflow.set_tracking_uri(sys.argv[1])
+uri, samples = sys.argv[2], numpy.load(sys.argv[3])
+module, served = mlflow.pytorch.load_model(uri), mlflow.pyfunc.load_model(uri)
+found = {}
+for size in (1, 3):
+    batch = samples[:size]
+    with torch.no_grad():
+        found[f"pytorch {size}"] = module(torch.from_numpy(batch)).tolist()
+    found[f"pyfunc {size}"] = served.predict(batch).tolist()
+print(json.dumps(found))
+"""
+
+
+class Stored:
+    """A finished study, and what verbs say about it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
+        self.record: StudyRecord = stored_study(folder)
+
+    def trial(self, auxiliary: str, seed: int = 0) -> str:
+        return next(
+            one.trial
+            for one in self.record.trials.values()
+            if (one.auxiliary, one.seed) == (auxiliary, seed)
+        )
+
+    @property
+    def client(self) -> Any:
+        return Target(self.uri, NAME).client
+
+    def clean(self, uri: str, samples: Path) -> dict[str, Any]:
+        """What a process says that has MLflow and torch, and nothing of this project."""
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", CLEAN, self.uri, uri, str(samples)],
+            cwd=samples.parent,
+            env={
+                "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+                "PATH": "",
+                "HOME": str(self.folder),
+            },
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    return Stored(tmp_path_factory.mktemp("stored"))
+
+
+def say(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    """The object that a verb prints, and its exit code."""
+    capsys.readouterr()
+    code = main([*words, "--json"])
+    printed: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    print(printed.get("error", ""))  # shown where a test fails
+    return {**printed, "code": code}
+
+
+def test_a_promoted_model_runs_where_this_project_is_not(
+    stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("promote", NAME, "--storage", str(stored.folder))
+    said = say(capsys, *words)
+    assert (said["code"], said["model"], said["version"]) == (0, NAME, "1")
+    assert said["registered"]
+    assert said["alias_moved"]
+    assert said["trial"] == stored.trial("audio")
+    check_version(stored, said)
+    samples, _ = load(DataConfig("digits")).test.batch(range(3))
+    np.save(tmp_path / "samples.npy", samples.numpy())
+    found = stored.clean("models:/stored@champion", tmp_path / "samples.npy")
+    folder = stored.client.get_model_version_download_uri(NAME, "1").removeprefix("file://")
+    plain = load_model(Path(folder) / "export")
+    for size in (1, 3):
+        with torch.no_grad():
+            expected = plain(samples[:size])
+        for flavour in ("pytorch", "pyfunc"):
+            given = torch.tensor(found[f"{flavour} {size}"])
+            torch.testing.assert_close(given, expected, rtol=0, atol=1e-6)
+
+    again = say(capsys, *words)
+    assert (again["version"], again["registered"], again["alias_moved"]) == ("1", False, False)
+    assert len(stored.client.search_model_versions(f"name = '{NAME}'")) == 1
+    assert main([*words]) == 0
+    assert "was registered before, as stored version 1; nothing to do" in capsys.readouterr().out
+
+
+def check_version(stored: Stored, said: Mapping[str, Any]) -> None:
+    """It says what it holds, belongs to its trial's run, and has its files beside it."""
+    client = stored.client
+    version = client.get_model_version_by_alias(NAME, "champion")
+    run = client.get_run(version.run_id)
+    assert run.data.tags["trial_id"] == said["trial"]
+    assert {key: version.tags[key] for key in ("trial_id", "study", "sha256", "label")} == {
+        "trial_id": said["trial"],
+        "study": NAME,
+        "sha256": said["sha256"],
+        "label": said["label"],
+    }
+    assert version.tags["scales"].startswith("|λ| mean 0.09")
+    assert "nothing is claimed" in version.tags["evidence"]
+    logged = client.get_logged_model(version.tags["model_id"])
+    assert (logged.status.value, logged.source_run_id) == ("READY", version.run_id)
+    assert [one.model_id for one in run.outputs.model_outputs] == [logged.model_id]
+    folder = Path(logged.artifact_location.removeprefix("file://"))
+    assert sorted(path.name for path in (folder / "export").iterdir()) == [
+        "README.md", "load_model.py", "model.json", "model.safetensors"
+    ]  # fmt: skip
+    card = (folder / "export" / "README.md").read_text()
+    assert "Verdict: " in card
+    assert not [path for path in folder.rglob("*") if path.suffix in (".pth", ".pkl", ".pickle")]
+    graph = (folder / "data" / "model.pt2").read_bytes()
+    assert b"site-packages" not in graph
+
+
+def test_an_alias_moves_from_one_trial_to_another_and_back(
+    stored: Stored, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("promote", NAME, "--storage", str(stored.folder), "--name", "two", "--alias", "best")
+    first = say(capsys, *words, "--trial", stored.trial("audio"))
+    other = say(capsys, *words, "--trial", stored.trial("none"))
+    assert (first["version"], other["version"], other["alias_before"]) == ("1", "2", "1")
+    assert other["proof"]["weights"] is None
+    back = say(capsys, *words, "--trial", stored.trial("audio"))
+    assert (back["version"], back["registered"], back["alias_before"]) == ("1", False, "2")
+    assert {k: str(v) for k, v in stored.client.get_registered_model("two").aliases.items()} == {
+        "best": "1"
+    }
+
+
+def test_what_fails_at_the_gate_is_not_registered(
+    stored: Stored, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(model: torch.nn.Module) -> torch.nn.Module:
+        fuse_pathway(model)
+        with torch.no_grad():
+            model.get_parameter("blocks.0.mlp.fc1.weight").mul_(1.001)
+        return model
+
+    monkeypatch.setattr(measure, "fuse_pathway", wrong)
+    words = ("--storage", str(stored.folder), "--trial", stored.trial("audio"))
+    said = say(capsys, "promote", NAME, "--name", "never", *words)
+    assert said["code"] == said["exit_code"] == 3
+    assert "blocks.0.mlp.fc1.weight differs from W + λW' by 1.00e-03" in said["error"]
+    assert stored.client.search_registered_models("name = 'never'") == []
+    to = stored.folder / "refused"
+    assert say(capsys, "export", NAME, "--to", str(to), *words)["code"] == 3
+    assert not to.exists()
+
+
+def test_an_export_has_its_card_and_an_onnx_file(
+    stored: Stored,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ("export", NAME, "--storage", str(stored.folder), "--to", str(tmp_path / "model"))
+    said = say(capsys, *words, "--onnx")
+    files = ["README.md", "load_model.py", "model.json", "model.onnx", "model.safetensors"]
+    assert said["files"] == files
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == files
+    card = (tmp_path / "model" / "README.md").read_text()
+    for told in (
+        'timm.create_model(\n    "vit_tiny_patch16_224"',
+        "| validation accuracy, % |",
+        "One arm was tried",
+        "pre-trained in the study, masked autoencoding of tones",
+    ):
+        assert told in card
+    snippet = card.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path / "model")
+    made: dict[str, Any] = {}
+    exec(snippet, made)  # what the card tells its reader to do
+    samples, _ = load(DataConfig("digits")).test.batch(range(3))
+    with torch.no_grad():
+        assert torch.equal(made["model"](samples), load_model(tmp_path / "model")(samples))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("--alias", "latest"), 2, "--alias 'latest'"),
+        (("--name", "a/b"), 2, "--name 'a/b'"),
+        (("--trial", "nobody"), 2, "--trial nobody: no such trial has ended"),
+        (("--tracking", "sqlite:///nowhere/mlflow.db"), 4, "there is no such file"),
+        (("--tracking", "http://127.0.0.1:9"), 4, "MLflow at http://127.0.0.1:9: "),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_gate(
+    words: tuple[str, ...],
+    code: int,
+    says: str,
+    stored: Stored,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measure, "measure", None)
+    said = say(capsys, "promote", NAME, "--storage", str(stored.folder), *words)
+    assert said["code"] == code
+    assert says in said["error"]
+
+
+def test_an_mlflow_that_never_saw_the_study(
+    stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = Target(f"sqlite:///{tmp_path / 'empty.db'}")
+    assert empty.client.search_experiments()
+    words = ("--storage", str(stored.folder), "--tracking", empty.uri)
+    said = say(capsys, "promote", NAME, *words)
+    assert said["code"] == 4
+    assert "shows no run of study 'stored': `orchestrator resume stored` fills it" in said["error"]
