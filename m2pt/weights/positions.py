@@ -10,15 +10,13 @@ from math import isqrt, prod
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-from m2pt.data.config import Modality
-
 Grid = tuple[int, ...]
 _BANDS, _EDGE = 128, 224
 """Mel bands of the public models of spectrograms (AudioMAE), and pixels of those of clips
 (VideoMAE, ViViT)."""
 
 
-def grid_of(tokens: int, like: Grid, modality: Modality, patch: int) -> Grid | None:
+def grid_of(tokens: int, like: Grid, modality: str, patch: int) -> Grid | None:
     """The grid that so many positions are of, as far as their number tells; None: it does not.
 
     As many as are here have the grid that is here (`like`). Else an image's are a square, and a
@@ -36,7 +34,7 @@ def grid_of(tokens: int, like: Grid, modality: Modality, patch: int) -> Grid | N
 
 
 def prefix_and_grid(
-    count: int, prefixes: Sequence[int], like: Grid, *, modality: Modality, patch: int
+    count: int, prefixes: Sequence[int], like: Grid, *, modality: str, patch: int
 ) -> tuple[int, Grid] | None:
     """How many of `count` positions are those of prefix tokens, and the grid of the others.
 

@@ -138,6 +138,8 @@ class _Deciding:
 
     def _of_block(self, name: str) -> Move:
         linear, _, kind = name.split(".", 2)[2].rpartition(".")
+        if self._weights.post_norm and linear.startswith("norm"):
+            return _left(name, "the source's come after attention and MLP")
         gamma = name.removesuffix(f"{linear}.{kind}") + _SCALED.get(linear, "")
         if name in self._tensors and gamma in self._tensors and gamma not in self._slots.shapes:
             make = partial(_folded, self._tensors[name], self._tensors[gamma])
@@ -210,7 +212,7 @@ class _Deciding:
         told = "" if source == name else f"the source's {source.rpartition('.')[0]}"
         return Move(Placed(name, "loaded", told), (source,), lambda own: found)
 
-    def _came_from(self) -> Modality:
+    def _came_from(self) -> str:
         """The modality of the source's samples: known, or as far as its tokenizer tells."""
         if self._weights.modality is not None:
             return self._weights.modality

@@ -9,10 +9,12 @@ Point-MAE's names. Heads, decoders and the like are no part of it.
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_args
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,10 +22,11 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save
 from torch import Tensor
 
-from m2pt.data.config import Modality
 from m2pt.weights.blocks import LINEARS, WeightsError, checked
-from m2pt.weights.load import blocks_to_bytes
+from m2pt.weights.layouts import named_as_timm
+from m2pt.weights.load import blocks_to_bytes, content_of
 
+_LENGTH = 8  # of what a safetensors file begins with: the length of its header
 _ABOUT = "m2pt"  # of the metadata of a safetensors file; one key, so that equal is equal bytes
 _LINEAR = re.compile(rf"blocks\.\d+\.({'|'.join(map(re.escape, LINEARS))})\.(weight|bias)")
 _BESIDE = re.compile(
@@ -39,12 +42,15 @@ _BESIDE = re.compile(
 class WholeWeights:
     """Canonical weights, and what of their source is known.
 
-    `modality`: of the samples that the tokenizer is for. `grid`: of the learned positions.
+    `modality`: of the samples that the tokenizer is for, of ours or another. `grid`: of the
+    learned positions. `post_norm`: blocks normalise after attention and MLP, as BERT's do, so that
+    their norms are of no use before them.
     """
 
     tensors: Mapping[str, Tensor]
-    modality: Modality | None = None
+    modality: str | None = None
     grid: tuple[int, ...] | None = None
+    post_norm: bool = False
 
     @staticmethod
     def of(weights: "WholeWeights | Mapping[str, Tensor]") -> "WholeWeights":
@@ -65,7 +71,7 @@ class WholeWeights:
 def whole_weights(
     state: Mapping[str, Tensor],
     where: str,
-    modality: Modality | None = None,
+    modality: str | None = None,
     grid: tuple[int, ...] | None = None,
 ) -> WholeWeights:
     """The canonical weights in a state with canonical names, checked; heads and others are left.
@@ -105,21 +111,45 @@ def whole_from_bytes(data: bytes, where: str = "weights") -> WholeWeights:
         state = from_safetensors(data)
     except SafetensorError as error:
         raise WeightsError(f"{where}: damaged safetensors ({error})") from error
-    return whole_weights(state, where, *_about(data, where))
+    return whole_weights(state, where, *_about(_header(data), where))
 
 
-def _about(data: bytes, where: str) -> tuple[Modality | None, tuple[int, ...] | None]:
-    """What the file says of its weights; other programs' files say nothing."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+def load_whole(path: str | os.PathLike[str], *, sha256: str | None = None) -> WholeWeights:
+    """Whole weights from a file: of ours, or a checkpoint that `load_blocks` reads.
+
+    Raises:
+        WeightsError: as `load_blocks`.
+    """
+    content, where = content_of(path, sha256=sha256), str(path)
+    with Path(path).open("rb") as opened:
+        first = opened.read(_LENGTH)
+        is_ours = not first.startswith((b"PK", b"\x80"))
+        length = int.from_bytes(first, "little") if is_ours else 0
+        header = first + opened.read(length)
+    return whole_weights(
+        named_as_timm(content, where), where, *_about(_header(header) if is_ours else {}, where)
+    )
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    """Of sound safetensors, or of their beginning: what is in it."""
+    end = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
+    header: dict[str, Any] = json.loads(data[_LENGTH:end])
+    return header
+
+
+def _about(header: Mapping[str, Any], where: str) -> tuple[str | None, tuple[int, ...] | None]:
+    """What a file says of its weights; other programs' files say nothing."""
     said = header.get("__metadata__", {}).get(_ABOUT)
     if said is None:
         return None, None
     try:
         about = json.loads(said)
         modality, grid = about["modality"], about["grid"]
-        if modality not in (None, *get_args(Modality)):
-            raise ValueError(f"modality {modality!r}")
-        return modality, None if grid is None else tuple(int(edge) for edge in grid)
+        return (
+            None if modality is None else str(modality),
+            None if grid is None else tuple(int(edge) for edge in grid),
+        )
     except (ValueError, LookupError, TypeError) as error:
         raise WeightsError(f"{where}: what it says of itself cannot be read: {error}") from error
 
