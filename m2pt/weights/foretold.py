@@ -5,7 +5,8 @@ import torch
 from m2pt.data.config import DataInfo
 from m2pt.models.build import build_model
 from m2pt.models.config import ModelConfig
-from m2pt.weights.start import Slots, decide
+from m2pt.weights.deciding import Slots
+from m2pt.weights.start import decide
 from m2pt.weights.started import Started
 from m2pt.weights.whole import WholeWeights
 

@@ -29,6 +29,17 @@ class Kernel(NamedTuple):
         return None
 
 
+def check(kernel: Kernel | None, modality: str) -> None:
+    """Raises ValueError where a kernel cannot be that of a modality's samples: M2PT's own zoo has
+    kernels of images, never trained, beside blocks of every modality."""
+    if kernel is None:
+        return
+    if modality == "video" and kernel.frames is None:
+        raise ValueError("its weights are of clips, and it is of images")
+    if modality == "audio" and kernel.channels != 1:
+        raise ValueError("its weights are of spectrograms, which have one channel")
+
+
 def changes(source: Kernel, wanted: Kernel) -> list[str]:
     """What becomes of a kernel so that it is of the wanted size, in words; empty: it is as it is.
 

@@ -9,12 +9,18 @@ from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from m2pt.data.config import Modality
+from m2pt.data.config import DataConfig, Modality
+from m2pt.data.load import load
 from m2pt.models.build import build_model
 from m2pt.models.config import Tokenizer
+from m2pt.pretrain.config import PretrainConfig
+from m2pt.pretrain.mae import MaskedAutoencoding
+from m2pt.pretrain.network import whole_to_be
+from m2pt.training.loop import Training
 from m2pt.weights import kernels, positions
 from m2pt.weights.start import start_from
-from m2pt.weights.whole import WholeWeights
+from m2pt.weights.whole import WholeWeights, whole_from_bytes, whole_to_bytes
+from tests.numerics.training_setup import DATA, MODEL, config_of
 from tests.unit.test_start import CLASSED, SHAPES, SMALL, info
 
 
@@ -182,6 +188,52 @@ def test_one_channel_of_three_is_their_sum() -> None:
     assert kernels.fitted(kernel, kernel.shape) is kernel or torch.equal(
         kernels.fitted(kernel, kernel.shape), kernel
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["digits", "tones", "clips", "shapes"])
+def test_what_is_pretrained_here_brings_its_tokens(source: str) -> None:
+    """The target's blocks see what the encoder's saw."""
+    config = PretrainConfig(DataConfig(source, limit=8), tokenizer=SMALL.tokenizer, epochs=1)
+    run = MaskedAutoencoding(config, SMALL)
+    list(run.epochs())
+    info = load(config.data).info
+    foreseen = whole_to_be(config, SMALL, info)
+    whole = whole_from_bytes(whole_to_bytes(run.whole_weights()))
+    assert {name: one.shape for name, one in whole.tensors.items()} == {
+        name: one.shape for name, one in foreseen.tensors.items()
+    }
+    assert (whole.modality, whole.grid) == (foreseen.modality, foreseen.grid)
+    model: Any = build_model(SMALL, info, seed=2)
+    started = start_from(model, whole, info.modality)
+    assert {one.name.split(".")[0] for one in started.placed if one.how == "left"} == {"head"}
+    encoder, samples = run._network.encoder, drawn(2, *info.shape)
+    with torch.no_grad():
+        assert torch.equal(
+            model.blocks(model._pos_embed(model.patch_embed(samples))),
+            encoder.blocks(encoder._pos_embed(encoder.patch_embed(samples))),
+        )
+    assert torch.equal(model.fc_norm.weight, run._network.encoder_norm.weight)
+
+
+@pytest.mark.slow
+def test_a_probe_on_resampled_weights_goes_on_where_rounding_is_another() -> None:
+    """Its state is without the frozen target, and tells it by the weights that it was made of."""
+    data = load(DATA)
+    other = replace(MODEL, tokenizer=Tokenizer(patch=2))
+    source = build_model(other, data.info, seed=5).state_dict()
+    config = config_of(train="probe")
+    training = Training(config, data, {}, target_weights=source)
+    assert training.started is not None
+    assert training.started.resampled == {"pos_embed", "patch_embed.proj.weight"}
+    list(training.epochs())
+    state = training.capture()
+    again = Training(config, data, {}, target_weights=source)
+    again.restore(state)
+    assert again._digests == training._digests
+    elsewhere = dict(source) | {"pos_embed": source["pos_embed"] + 1e-3}
+    with pytest.raises(ValueError, match=r"belongs to another training: digests\.frozen"):
+        Training(config, data, {}, target_weights=elsewhere).restore(state)
 
 
 def test_a_place_in_space_is_point_maes() -> None:

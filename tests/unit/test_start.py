@@ -11,9 +11,10 @@ from m2pt.data.config import DataInfo, Modality
 from m2pt.models.build import build_model
 from m2pt.models.config import ModelConfig, Tokenizer
 from m2pt.weights.blocks import WeightsError, block_weights
+from m2pt.weights.deciding import Slots
 from m2pt.weights.load import blocks_to_bytes
 from m2pt.weights.positions import grid_of
-from m2pt.weights.start import Slots, decide, start_from
+from m2pt.weights.start import decide, start_from
 from m2pt.weights.started import Started
 from m2pt.weights.whole import WholeWeights, whole_from_bytes, whole_to_bytes, whole_weights
 
