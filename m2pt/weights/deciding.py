@@ -18,7 +18,7 @@ from m2pt.weights.whole import WholeWeights
 KERNEL, BIAS = "patch_embed.proj.weight", "patch_embed.proj.bias"
 POSITIONS, CLASS = "pos_embed", "cls_token"
 PLACE = "patch_embed.position."  # the MLP of a group's centre
-_PREFIXES = (CLASS, "dist_token", "reg_token")
+_PREFIXES = (CLASS, "dist_token")
 _SCALED = {"attn.proj": "ls1.gamma", "mlp.fc2": "ls2.gamma"}
 _HEAD = "a head is another task's"
 _FINAL = {"norm": "fc_norm", "fc_norm": "norm"}
@@ -140,14 +140,17 @@ class Deciding:
         how: How = "loaded" if old == grid else "resampled"
         told = "" if old == grid else f"{by(old)} -> {by(grid)}"
         bare = CLASS in self._tensors and not prefix  # a class token without a position
-        make = partial(_placed, table, prefix, old, grid, bare)
+        make = _Positions(table, prefix, old, grid, bare)
         return Move(Placed(POSITIONS, how, told), (POSITIONS,), make)
 
     def _grid_of(self, count: int) -> tuple[int, Grid] | None:
         """How many prefix tokens the source's positions are of, and the grid of the rest."""
         here = self._slots.grid
-        before = [self._tensors[name].shape[1] for name in _PREFIXES if name in self._tensors]
-        prefixes = list(dict.fromkeys((sum(before), *before[:1], 0)))
+        before = sum(name in self._tensors for name in _PREFIXES)
+        registers = 0
+        if "reg_token" in self._tensors:
+            registers = self._tensors["reg_token"].numel() // self._slots.shapes[POSITIONS][2]
+        prefixes = list(dict.fromkeys((before, 0, before + registers)))  # the usual ones first
         modality = self._came_from()
         if (known := self._weights.grid) is not None:
             left, axes = count - prod(known), 3 if modality == "video" else 2
@@ -214,12 +217,26 @@ def _folded(linear: Tensor, gamma: Tensor, _own: Tensor) -> Tensor:
     return linear * (gamma if linear.ndim == 1 else gamma[:, None])
 
 
-def _placed(table: Tensor, prefix: int, old: Grid, grid: Grid, bare: bool, own: Tensor) -> Tensor:
-    """Positions (1, prefix + L, D) for the grid, those of the model's prefix tokens before them."""
-    here = own.shape[1] - prod(grid)
-    tokens = positions.fitted(table[:, prefix:], old, grid)
-    first = table[:, :here] if here <= prefix else own[:, :here] * (0.0 if bare else 1.0)
-    return torch.cat([first.to(tokens), tokens], dim=1)
+@dataclass(frozen=True)
+class _Positions:
+    """Makes positions (1, prefix + L, D) of the source's, those of the model's prefix tokens
+    first. `bare`: the source's class token has no position."""
+
+    table: Tensor
+    prefix: int
+    old: Grid
+    new: Grid
+    bare: bool
+
+    def __call__(self, own: Tensor) -> Tensor:
+        here = own.shape[1] - prod(self.new)
+        tokens = positions.fitted(self.table[:, self.prefix :], self.old, self.new)
+        first = own[:, :here]  # as it was drawn
+        if here <= self.prefix:
+            first = self.table[:, :here]
+        elif self.bare:
+            first = torch.zeros_like(first)
+        return torch.cat([first.to(tokens), tokens], dim=1)
 
 
 def _changes(found: Size, wanted: Size) -> list[str]:

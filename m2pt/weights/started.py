@@ -1,14 +1,13 @@
 """What a model started from: each of its tensors, and what of the source was left over. Values."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 How = Literal["loaded", "resampled", "folded", "left"]
 
-_BLOCK = re.compile(r"blocks\.\d+\.")
-_KIND = re.compile(r"\.(weight|bias)$")
+_BLOCK, _EVERY = re.compile(r"blocks\.\d+\."), "blocks.*."
 _PARTS = (
     ("blocks", re.compile(r"blocks\.\d+\.(attn|mlp|ls\d)\b")),
     ("norms", re.compile(r"blocks\.\d+\.norm")),
@@ -67,20 +66,14 @@ class Started:
                 left.setdefault("", []).append(part)
             else:
                 left.setdefault(found[0].told, []).append(part)
-        drawn = [", ".join(parts) + (f" ({why})" if why else "") for why, parts in left.items()]
-        return f"taken: {', '.join(taken)}; as drawn: {', '.join(drawn) or 'nothing'}"
+        others = [", ".join(parts) + (f" ({why})" if why else "") for why, parts in left.items()]
+        return f"taken: {', '.join(taken)}; not taken: {', '.join(others) or 'nothing'}"
 
     def lines(self) -> list[str]:
         """A line for each thing that happened to some tensors: `resampled  pos_embed: ...`."""
-        happened: dict[tuple[str, str], list[str]] = {}
-        for one in self.placed:
-            happened.setdefault((one.how, one.told), []).append(one.name)
-        for rest in self.unused:
-            happened.setdefault(("unused", rest.why), []).append(rest.name)
-        return [
-            f"{how:<9}  {_shortened(names)}" + (f": {told}" if told else "")
-            for (how, told), names in happened.items()
-        ]
+        placed = _told((one.how, one.told, one.name) for one in self.placed)
+        unused = _told(("unused", one.why, one.name) for one in self.unused)
+        return [*placed, *unused]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -93,15 +86,34 @@ class Started:
         return {part: placed for part, placed in found.items() if placed}
 
 
-def _shortened(names: Iterable[str]) -> str:
-    """`blocks: attn.qkv, mlp.fc1; fc_norm`: no block, no weight and no bias by itself."""
-    return "; ".join(_grouped(dict.fromkeys(_KIND.sub("", name) for name in names)))
+def _told(happened: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    """Lines of (what happened, how or why, name)."""
+    by_what: dict[tuple[str, str], list[str]] = {}
+    for what, why, name in happened:
+        by_what.setdefault((what, why), []).append(_BLOCK.sub(_EVERY, name))
+    fates: dict[str, set[tuple[str, str, str]]] = {}
+    for fate, names in by_what.items():
+        for name in names:
+            for whole in _wholes(name):
+                fates.setdefault(whole, set()).add((*fate, name))
+    for (what, why), names in by_what.items():
+        short = dict.fromkeys(_shortest(name, fates) for name in names)
+        inside = [name.removeprefix(_EVERY) for name in short if name.startswith(_EVERY)]
+        beside = [name for name in short if not name.startswith(_EVERY)]
+        blocks = [f"blocks ({', '.join(inside)})"] if inside else []
+        yield f"{what:<9}  {', '.join([*blocks, *beside])}" + (f": {why}" if why else "")
 
 
-def _grouped(names: Iterable[str]) -> Iterator[str]:
-    plain = [name for name in names if not _BLOCK.match(name)]
-    within = dict.fromkeys(_BLOCK.sub("", name) for name in names if _BLOCK.match(name))
-    if within:
-        yield f"blocks: {', '.join(within)}"
-    if plain:
-        yield ", ".join(plain)
+def _wholes(name: str) -> list[str]:
+    """What a tensor is of, the larger first: `patch_embed` and `patch_embed.proj`."""
+    parts = name.split(".")
+    ends = dict.fromkeys((1, len(parts) - 1)) if len(parts) > 1 else ()
+    return [".".join(parts[:end]) for end in ends]
+
+
+def _shortest(name: str, fates: Mapping[str, set[tuple[str, str, str]]]) -> str:
+    """The name of the largest whole of which several tensors are told of, and all the same."""
+    for whole in _wholes(name):
+        if len(fates[whole]) > 1 and len({fate[:2] for fate in fates[whole]}) == 1:
+            return whole
+    return name

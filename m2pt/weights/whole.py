@@ -73,8 +73,12 @@ def whole_weights(
     where: str,
     modality: str | None = None,
     grid: tuple[int, ...] | None = None,
+    *,
+    post_norm: bool = False,
 ) -> WholeWeights:
     """The canonical weights in a state with canonical names, checked; heads and others are left.
+
+    `modality`, `grid` and `post_norm` are as in `WholeWeights`.
 
     Raises:
         WeightsError: blocks are missing, or a tensor breaks a rule; `where` names the source.
@@ -83,9 +87,8 @@ def whole_weights(
     beside = {name: value for name, value in state.items() if _BESIDE.fullmatch(name)}
     for name, value in beside.items():
         _check_finite(name, value, where)
-    return WholeWeights(
-        blocks | {name: _widened(beside[name]) for name in sorted(beside)}, modality, grid
-    )
+    tensors = blocks | {name: _widened(beside[name]) for name in sorted(beside)}
+    return WholeWeights(tensors, modality, grid, post_norm)
 
 
 def whole_to_bytes(weights: WholeWeights) -> bytes:
@@ -96,7 +99,7 @@ def whole_to_bytes(weights: WholeWeights) -> bytes:
     """
     if weights.blocks_alone:
         return blocks_to_bytes(weights.blocks)
-    about = {"modality": weights.modality, "grid": weights.grid}
+    about = {"modality": weights.modality, "grid": weights.grid, "post_norm": weights.post_norm}
     tensors = {name: value.cpu().contiguous() for name, value in weights.tensors.items()}
     return save(tensors, {_ABOUT: json.dumps(about)})
 
@@ -111,7 +114,7 @@ def whole_from_bytes(data: bytes, where: str = "weights") -> WholeWeights:
         state = from_safetensors(data)
     except SafetensorError as error:
         raise WeightsError(f"{where}: damaged safetensors ({error})") from error
-    return whole_weights(state, where, *_about(_header(data), where))
+    return _described(state, _header(data), where)
 
 
 def load_whole(path: str | os.PathLike[str], *, sha256: str | None = None) -> WholeWeights:
@@ -126,9 +129,7 @@ def load_whole(path: str | os.PathLike[str], *, sha256: str | None = None) -> Wh
         is_ours = not first.startswith((b"PK", b"\x80"))
         length = int.from_bytes(first, "little") if is_ours else 0
         header = first + opened.read(length)
-    return whole_weights(
-        named_as_timm(content, where), where, *_about(_header(header) if is_ours else {}, where)
-    )
+    return _described(named_as_timm(content, where), _header(header) if is_ours else {}, where)
 
 
 def _header(data: bytes) -> dict[str, Any]:
@@ -138,20 +139,19 @@ def _header(data: bytes) -> dict[str, Any]:
     return header
 
 
-def _about(header: Mapping[str, Any], where: str) -> tuple[str | None, tuple[int, ...] | None]:
-    """What a file says of its weights; other programs' files say nothing."""
+def _described(state: Mapping[str, Tensor], header: Mapping[str, Any], where: str) -> WholeWeights:
+    """With what the file's header says of them; other programs' files say nothing."""
     said = header.get("__metadata__", {}).get(_ABOUT)
     if said is None:
-        return None, None
+        return whole_weights(state, where)
     try:
         about = json.loads(said)
-        modality, grid = about["modality"], about["grid"]
-        return (
-            None if modality is None else str(modality),
-            None if grid is None else tuple(int(edge) for edge in grid),
-        )
+        modality, grid, post_norm = about["modality"], about["grid"], bool(about["post_norm"])
+        modality = None if modality is None else str(modality)
+        grid = None if grid is None else tuple(int(edge) for edge in grid)
     except (ValueError, LookupError, TypeError) as error:
         raise WeightsError(f"{where}: what it says of itself cannot be read: {error}") from error
+    return whole_weights(state, where, modality, grid, post_norm=post_norm)
 
 
 def _check_finite(name: str, value: Tensor, where: str) -> None:

@@ -57,7 +57,10 @@ def train(gang: Gang, turn: Json, call: Json) -> Json:
     trial = inputs_from(_store(assignment), assignment["inputs"])
     try:
         with session:
-            return {"kind": drive(_training(trial, gang.world), session)}
+            training = _training(trial, gang.world)
+            if training.started is not None:  # of this trial's own model, in every manifest
+                session.about["started"] = training.started.summary()
+            return {"kind": drive(training, session)}
     except StoppedHere:
         return {"kind": "stopped"}
 

@@ -1,6 +1,7 @@
 """What a target takes of the weights that it starts from, decided by names and shapes alone."""
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -34,15 +35,20 @@ def info(modality: Modality, shape: tuple[int, ...] | None = None) -> DataInfo:
     return DataInfo(modality, shape or SHAPES[modality], 2, ("a", "b"), "")
 
 
-def slots(modality: Modality, config: ModelConfig = SMALL, shape: Any = None) -> Slots:
+@cache
+def built(modality: Modality, config: ModelConfig, shape: Any) -> torch.nn.Module:
+    """Without values."""
     with torch.device("meta"):
-        return Slots.of(build_model(config, info(modality, shape), seed=0), modality)
+        return build_model(config, info(modality, shape), seed=0)
+
+
+def slots(modality: Modality, config: ModelConfig = SMALL, shape: Any = None) -> Slots:
+    return Slots.of(built(modality, config, shape), modality)
 
 
 def state(modality: Modality, config: ModelConfig = SMALL, shape: Any = None) -> dict[str, Tensor]:
     """Of a model that the weights could come from; without values."""
-    with torch.device("meta"):
-        return dict(build_model(config, info(modality, shape), seed=0).state_dict())
+    return dict(built(modality, config, shape).state_dict())
 
 
 def decided(here: Slots, tensors: dict[str, Tensor], **known: Any) -> Started:
@@ -65,7 +71,7 @@ def test_what_fits_is_loaded_and_a_head_is_not(modality: Modality) -> None:
     assert left == {"head.weight", "head.bias"}
     assert {one.name for one in started.unused} == left
     assert started.summary() == (
-        "taken: blocks, norms, final norm, tokenizer, positions; as drawn: head"
+        "taken: blocks, norms, final norm, tokenizer, positions; not taken: head"
     )
 
 
@@ -75,7 +81,7 @@ def test_of_blocks_alone_nothing_else_is_taken(modality: Modality) -> None:
     started = decided(slots(modality), blocks)
     assert {one.name for one in started.placed if one.how == "loaded"} == set(blocks)
     assert started.summary() == (
-        "taken: blocks; as drawn: norms, final norm, tokenizer, positions "
+        "taken: blocks; not taken: norms, final norm, tokenizer, positions "
         "(the weights are those of blocks alone), head"
     )
 
@@ -171,6 +177,26 @@ def test_a_known_grid_is_believed_and_a_wrong_one_is_not() -> None:
         assert told(wrong, POSITIONS) == ("left", "the grid of the source's 33 cannot be told")
 
 
+@pytest.mark.parametrize(
+    ("tokens", "extra", "change"),
+    [
+        (50, {}, "7 x 7 -> 4 x 2"),  # of the class token, too
+        (49, {}, "7 x 7 -> 4 x 2"),
+        (51, {"dist_token": 1}, "7 x 7 -> 4 x 2"),
+        (50, {"reg_token": 4}, "7 x 7 -> 4 x 2"),
+        (54, {"reg_token": 4}, "7 x 7 -> 4 x 2"),
+        (60, {}, None),
+    ],
+)
+def test_positions_of_prefix_tokens_are_told_apart(
+    tokens: int, extra: dict[str, int], change: str | None
+) -> None:
+    source = state("image", CLASSED) | {POSITIONS: torch.empty(1, tokens, 16)}
+    source |= {name: torch.empty(1, count, 16) for name, count in extra.items()}
+    how, told_of = told(decided(slots("image"), source), POSITIONS)
+    assert (how, told_of) == ("resampled", change) if change else how == "left"
+
+
 def test_fixed_positions_stay_and_absent_ones_are_named() -> None:
     fixed = decided(slots("image", replace(SMALL, positions="fixed")), state("image"))
     assert told(fixed, POSITIONS) == ("left", "they are fixed (model.positions)")
@@ -204,7 +230,8 @@ def test_the_rest_is_named() -> None:
         "norm.bias",
     }
     assert why["norm_pre.weight"] == "the model does not normalise before its blocks"
-    assert "unused     blocks: attn.q_norm; cls_token, " in str(started)
+    names = "blocks (attn.q_norm.weight), cls_token, reg_token, mask_token"
+    assert f"unused     {names}: the model has no such thing" in started.lines()
 
 
 _HEAD = ("head.weight", "head.bias")
@@ -240,16 +267,33 @@ def test_what_is_no_kernel_is_left(kernel: tuple[int, ...], why: str) -> None:
     assert (how, why in because) == ("left", True)
 
 
+@pytest.mark.parametrize(
+    ("there", "why"), [("video", "and it is of images"), ("audio", "which have one channel")]
+)
+def test_a_kernel_that_was_never_trained_is_left(there: Modality, why: str) -> None:
+    """M2PT's own zoo has an image's beside the blocks of every modality."""
+    source = state("image", CLASSED)
+    how, because = told(decided(slots(there), source, modality=there), KERNEL)
+    assert (how, why in because) == ("left", True)
+    started = decided(slots("point"), source, modality="point")
+    assert told(started, "patch_embed.lift.0.weight")[1] == "the source's PointNet is another one"
+
+
+def test_norms_that_follow_are_not_taken_for_those_before() -> None:
+    started = decided(slots("image"), state("image"), post_norm=True)
+    assert told(started, "blocks.0.norm1.weight")[0] == "left"
+
+
 def test_whole_weights_as_bytes_and_back() -> None:
     model = build_model(SMALL, info("image"), seed=3)
-    whole = whole_weights(model.state_dict(), "here", "image", (4, 2))
+    whole = whole_weights(model.state_dict(), "here", "image", (4, 2), post_norm=True)
     assert not any(name.startswith("head") for name in whole.tensors)
     data = whole_to_bytes(whole)
     assert data == whole_to_bytes(
         replace(whole, tensors=dict(sorted(whole.tensors.items(), reverse=True)))
     )
     back = whole_from_bytes(data)
-    assert (back.modality, back.grid) == ("image", (4, 2))
+    assert (back.modality, back.grid, back.post_norm) == ("image", (4, 2), True)
     assert back.tensors.keys() == whole.tensors.keys()
     assert all(torch.equal(value, whole.tensors[name]) for name, value in back.tensors.items())
     alone = WholeWeights(block_weights(model), "image", (4, 2))

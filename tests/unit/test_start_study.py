@@ -79,7 +79,7 @@ def test_a_target_is_stored_whole_and_an_auxiliary_by_its_blocks(
     (told,) = (event["started"] for event in events if event["name"] == "target")
     assert told["summary"] == (
         "taken: blocks, norms, final norm, tokenizer (2 x 2 -> 4 x 4), positions (4 x 4 -> 2 x 2); "
-        "as drawn: head"
+        "not taken: head"
     )
     assert any(line.startswith("resampled  ") for line in told["lines"])
     assert fold(events).auxiliaries["target"].started == told["summary"]
@@ -167,10 +167,10 @@ def test_a_pretraining_keeps_more_where_it_is_asked_to(store: Store) -> None:
         (found,) = (event for event in events if event["name"] == "target")
         return found["started"]["summary"]
 
-    assert told().startswith("taken: blocks; as drawn: norms")
+    assert told().startswith("taken: blocks; not taken: norms")
     assert [(one["source"], one["whole"]) for one in asked] == [("tones", False)]  # for both
     assert told("target.parts=all") == (
-        "taken: blocks, norms, final norm; as drawn: tokenizer, positions (the source's is of "
+        "taken: blocks, norms, final norm; not taken: tokenizer, positions (the source's is of "
         "another modality (audio; here image)), head"
     )
     assert [(one["source"], one["whole"]) for one in asked[1:]] == [("target", True)]
