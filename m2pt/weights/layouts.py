@@ -50,6 +50,23 @@ def canonical(content: object, where: str) -> dict[str, Tensor]:
     return checked(next(iter(by_prefix.values())), where)
 
 
+def named_as_timm(content: object, where: str) -> dict[str, Tensor]:
+    """All tensors beside the blocks in what a checkpoint file held, under timm's names.
+
+    Raises:
+        WeightsError: as `canonical`.
+    """
+    blocks, state = canonical(content, where), _unpacked(content, where)
+    first = next(iter(blocks))
+    matches = (match for match in map(_TIMM.fullmatch, state) if match and match["key"] == first)
+    prefix = next(matches)["prefix"]
+    return {
+        name.removeprefix(prefix): value
+        for name, value in state.items()
+        if name.startswith(prefix) and isinstance(value, Tensor)
+    }
+
+
 def _unpacked(content: object, where: str) -> Mapping[str, object]:
     """The innermost dictionary of the known containers."""
     state = content

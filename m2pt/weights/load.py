@@ -30,6 +30,15 @@ def load_blocks(path: str | os.PathLike[str], *, sha256: str | None = None) -> d
         WeightsError: the file is missing, damaged or another one, needs code to be read, has an
             unknown layout, or holds weights that are incomplete or not finite.
     """
+    return canonical(content_of(path, sha256=sha256), str(path))
+
+
+def content_of(path: str | os.PathLike[str], *, sha256: str | None = None) -> object:
+    """What a safetensors or torch file holds, whatever its layout; as `load_blocks`.
+
+    Raises:
+        WeightsError: the file is missing, damaged or another one, or needs code to be read.
+    """
     file = Path(path)
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"
@@ -44,7 +53,7 @@ def load_blocks(path: str | os.PathLike[str], *, sha256: str | None = None) -> d
         )
     _check_head(file, head)
     is_torch = head.startswith((_ZIP, _PICKLE))
-    return canonical(_torch_content(file) if is_torch else _safetensors_content(file), str(file))
+    return _torch_content(file) if is_torch else _safetensors_content(file)
 
 
 def save_blocks(source: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:

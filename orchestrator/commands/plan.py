@@ -31,29 +31,35 @@ def run(parsed: argparse.Namespace) -> int:
     """Print the plan."""
     from orchestrator.conduct.preflight import absent_inputs, check_inputs
     from orchestrator.conduct.rehearse import estimate  # what reads data comes only now
+    from orchestrator.conduct.supply import start_of
 
     experiment = experiment_of(parsed, parsed.file)
     absent = [str(one) for one in absent_inputs(experiment)]
-    found = None
+    found = start = None
     if not absent:
         check_inputs(experiment)
+        start = start_of(experiment)
         found = estimate(experiment, measured=not parsed.no_measure)
     plan = make_plan(experiment)
     if parsed.json:
         cost = None if found is None else found.as_dict()
-        print(json.dumps({**plan.as_dict(), "cost": cost, "absent": absent}, allow_nan=False))
+        told = None if start is None else start.lines()
+        about = {**plan.as_dict(), "target": told, "cost": cost, "absent": absent}
+        print(json.dumps(about, allow_nan=False))
     else:
-        show(plan, found, absent)
+        show(plan, found, absent, "" if start is None else start.summary())
     return 0
 
 
-def show(plan: Plan, found: "Estimate | None", absent: Sequence[str] = ()) -> None:
-    """The plan for a person; without what it costs where inputs are `absent`."""
+def show(plan: Plan, found: "Estimate | None", absent: Sequence[str] = (), start: str = "") -> None:
+    """The plan for a person; without what it costs where inputs are `absent`. `start` says what
+    the target takes of its weights."""
     out = Console(highlight=False)
     lines = Table(box=None, show_header=False, pad_edge=False)
     lines.add_column(style="bold")
     costs = () if found is None else (*_sizes(found), *_times(found))
-    for name, line in (*_study(plan), *costs):
+    of_target = [("target", start)] if start else []
+    for name, line in (*_study(plan), *of_target, *costs):
         lines.add_row(name, escape(line))
     arms = _labels(plan) if found is None else _arms(plan, found)
     for table in (lines, _stages(plan), _space(plan) if plan.space else None, arms):

@@ -4,6 +4,7 @@ Weights that a study makes itself (`pretrain`) are made once for each storage pr
 fingerprint covers everything that changes them, and the store remembers the blobs under it.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,10 @@ from m2pt.pretrain.config import PretrainConfig
 from orchestrator.conduct.assign import patience
 from orchestrator.conduct.made import Made, Pretraining, failure, pretraining, read_made
 from orchestrator.conduct.referred import referred
+from orchestrator.conduct.starting import started_from, started_pretrained
 from orchestrator.config.experiment import Experiment, WeightSource
 from orchestrator.config.io import as_dict
-from orchestrator.config.weights import maturity, reference_in
+from orchestrator.config.weights import TargetSource, maturity, reference_in
 from orchestrator.errors import RequestError, StorageError
 from orchestrator.storage import blobs, layout
 from orchestrator.storage.checkpoints import Accepted
@@ -69,8 +71,8 @@ class Supply:
             if name in self.imported:
                 digests[name] = self.imported[name]
             elif source.weights is not None:
-                digests[name] = self._import(name, source)
-                self.emit({"kind": "auxiliary_ready", "name": name, "sha256": digests[name]})
+                digests[name], told = self._import(name, source)
+                self.emit({"kind": "auxiliary_ready", "name": name, "sha256": digests[name]} | told)
             elif source.pretrain is not None:
                 making[name] = source.pretrain
         bases = {maturity(name)[0]: config for name, config in making.items()}
@@ -85,7 +87,7 @@ class Supply:
         """What pre-training came to, by name; the same one is made once for all its names."""
         wanted: dict[str, Pretraining] = {}
         for name, config in configs.items():
-            one = pretraining(self.experiment, name, config)
+            one = self._needed(name, config)
             same = wanted.get(one.fingerprint)
             wanted[one.fingerprint] = one if same is None else same.joined(one)
         found = {one.fingerprint: self._known(one) for one in wanted.values()}
@@ -105,6 +107,12 @@ class Supply:
             found[one.fingerprint] = self._take(one, found[one.fingerprint], outcome)
         return {name: found[one.fingerprint] for one in wanted.values() for name in one.names}
 
+    def _needed(self, name: str, config: PretrainConfig) -> Pretraining:
+        """The pre-training behind `name`."""
+        target = self.experiment.target
+        whole = name == TARGET and target is not None and target.whole
+        return pretraining(self.experiment, name, config, whole=whole)
+
     def _assignment(self, one: Pretraining, known: Made) -> Json:
         checkpoints, missing = self.experiment.checkpoints, one.missing(known)
         return {
@@ -118,6 +126,7 @@ class Supply:
             "experiment": as_dict(self.experiment),
             "source": one.names[0],
             "keep": list(missing),
+            "whole": one.whole,
             "every_epochs": checkpoints.every_epochs,
             "keep_last": checkpoints.keep_last,
         }
@@ -137,7 +146,10 @@ class Supply:
         for name in one.names:
             for event in made.events(name, one.config.epochs):
                 marks = {"fingerprint": one.fingerprint, "reused": reused or name != one.names[0]}
-                self.emit(event | marks)
+                told = {}
+                if name == TARGET:
+                    told = _told(started_pretrained(self.experiment, one.config, whole=one.whole))
+                self.emit(event | marks | told)
 
     def _let_go(self, one: Pretraining) -> None:
         folder = layout.checkpoints(self.experiment.name, one.place)
@@ -163,12 +175,19 @@ class Supply:
                 return plain
         return made
 
-    def _import(self, name: str, source: WeightSource) -> str:
-        """Weights from a file, or by reference, in canonical form, as a blob."""
-        from m2pt.weights.load import blocks_to_bytes
+    def _import(self, name: str, source: WeightSource) -> tuple[str, Json]:
+        """Weights from a file, or by reference, in canonical form, as a blob; and what there is to
+        say of them."""
+        from m2pt.weights.whole import WholeWeights, whole_to_bytes
 
-        blocks, sha256 = read_weights(self.experiment, name, source, self.store)
-        return sha256 or blobs.put(self.store, blocks_to_bytes(blocks))
+        weights, sha256 = read_weights(self.experiment, name, source, self.store)
+        told: Json = {}
+        if name == TARGET:
+            blocks, before = WholeWeights(weights.blocks), self.earlier.get(TARGET)
+            if before is not None and before.sha256 == _sha256(whole_to_bytes(blocks)):
+                weights, sha256 = blocks, None  # of a study from before there was more to take
+            told = _told(started_from(self.experiment, weights))
+        return sha256 or blobs.put(self.store, whole_to_bytes(weights)), told
 
 
 def imported(store: Store, experiment: Experiment, record: StudyRecord) -> dict[str, str]:
@@ -204,30 +223,60 @@ def data_digest(experiment: Experiment) -> str:
 def read_weights(
     experiment: Experiment, name: str, source: WeightSource, store: Store | None = None
 ) -> tuple[Any, str | None]:
-    """The block weights of a source, which fit the model, and of what blob they are, if of one.
+    """The `WholeWeights` that are taken of a source, which fit the model, and of what blob they
+    are, if of one.
 
-    `store` is the experiment's, where that is open already.
+    Those of an auxiliary are blocks alone. `store` is the experiment's, where that is open already.
 
     Raises `RequestError`, naming the key, where they cannot be read or do not fit, and
     `StorageError`.
     """
     from m2pt.weights.blocks import check_fit, depth_of_blocks
-    from m2pt.weights.load import load_blocks
+    from m2pt.weights.whole import WholeWeights, load_whole
 
     assert source.weights is not None  # the caller looked
     where, reference, sha256 = f"{key_of(name)}.weights", reference_in(source.weights), None
     try:
         if reference is None:
-            blocks = load_blocks(Path(source.weights), sha256=source.sha256)
+            found = load_whole(Path(source.weights), sha256=source.sha256)
         else:
             opened = store or Store.open(experiment.storage)
-            blocks, sha256 = referred(opened, reference, where, source.sha256)
-        check_fit(blocks, experiment.model, source.weights, any_depth=name != TARGET)
-        if name != TARGET:
-            check_depth(experiment, depth_of_blocks(blocks))
+            found, sha256 = referred(opened, reference, where, source.sha256)
+        check_fit(found.blocks, experiment.model, source.weights, any_depth=name != TARGET)
+        taken = found if _whole(source) else WholeWeights(found.blocks)
+        if name == TARGET:
+            started_from(experiment, taken)
+        else:
+            check_depth(experiment, depth_of_blocks(found.blocks))
     except (ValueError, OSError) as error:
         raise RequestError(f"{where}: {error}") from error
-    return blocks, sha256
+    return taken, sha256 if taken is found or found.blocks_alone else None
+
+
+def _whole(source: WeightSource) -> bool:
+    return isinstance(source, TargetSource) and source.whole
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _told(started: Any) -> Json:
+    """What a target takes of its weights, as the journal has it."""
+    return {"started": {"summary": started.summary(), "lines": started.lines()}}
+
+
+def start_of(experiment: Experiment) -> Any:
+    """What the file's model takes of the target's weights, as `Started`; None from scratch.
+
+    Raises as `read_weights`.
+    """
+    source = experiment.target
+    if source is None:
+        return None
+    if source.pretrain is not None:
+        return started_pretrained(experiment, source.pretrain, whole=source.whole)
+    return started_from(experiment, read_weights(experiment, TARGET, source)[0])
 
 
 def check_depth(experiment: Experiment, depth: int) -> None:

@@ -74,6 +74,8 @@ class AuxiliaryRecord:
     """Of its pre-training."""
     fingerprint: str = ""
     """Of its pre-training (`study.identity`)."""
+    started: str = ""
+    """Of the target's: what the file's model takes of them, in words."""
 
 
 @dataclass
@@ -236,6 +238,7 @@ def _auxiliary_ready(record: StudyRecord, event: Mapping[str, Any], time: float)
         _floats(event.get("metrics")),
         event.get("epoch"),
         event.get("fingerprint", ""),
+        event.get("started", {}).get("summary", ""),
     )
 
 
