@@ -53,7 +53,7 @@ class Assigner:
                 "experiment": as_dict(plan.experiment),
                 "auxiliaries": {
                     name: self._auxiliary(plan.experiment, name)
-                    for name in plan.experiment.pathway.names
+                    for name in plan.experiment.borrowed
                 },
                 "target": self.digests.target,
             },

@@ -103,7 +103,7 @@ def _rehearse(experiment: Experiment, heaviest: PlannedArm) -> tuple[Rehearsal, 
     threads = max(1, min(int(resources.cpus_per_worker), cpus))
     with _refusing("data"):
         dataset = load(experiment.data)
-    config = replace(experiment.training_config(), pathway=None)
+    config = replace(experiment.training_config(), pathway=None, rival=None)
     borrowing = heaviest.plan.experiment.pathway
     with measure.machine(threads, accelerator=resources.gpus_per_worker > 0) as here:
         timed = partial(

@@ -9,7 +9,7 @@ from itertools import cycle, islice
 from math import ceil, prod
 from typing import Any
 
-from m2pt.models.config import ModelConfig
+from m2pt.models.config import ModelConfig, linear_shape
 from m2pt.pathway.config import LINEARS, LinearName
 from m2pt.pathway.coverage import scale_group, scale_places, select
 from orchestrator.config.experiment import Budget, Experiment, Resources
@@ -121,13 +121,6 @@ def arm_cost(
         activations_bytes=plain + item * covered,  # W + λW' is kept as well
         checkpoint_bytes=item * (kept + averaged + STATES_PER_PARAMETER * trained),
     )
-
-
-def linear_shape(model: ModelConfig, linear: LinearName) -> tuple[int, int]:
-    """Outputs and inputs of one linear of a block."""
-    width, hidden = model.width, int(model.width * model.mlp_ratio)
-    shapes = {"qkv": (3 * width, width), "proj": (width, width)}
-    return (shapes | {"fc1": (hidden, width), "fc2": (width, hidden)})[linear]
 
 
 def linear_sizes(model: ModelConfig) -> dict[LinearName, int]:
@@ -279,7 +272,7 @@ def _stages(
     more = counts.get("search", 0) - len(searched)
     opening = [*arms, *islice(cycle(searched), max(0, more))] if searched else list(arms)
     first = tuple(_foreseen(arm, counts.get("search", 0)) for arm in opening)
-    again = counts.get("confirm", 0) + counts.get("control", 0)
+    again = sum(counts.get(stage, 0) for stage in ("confirm", "control", "rival"))
     return (first, tuple(islice(_confirmed(experiment, arms), again))) if again else (first,)
 
 

@@ -20,7 +20,7 @@ class Settlement:
 
 
 def to_settle(record: RecordView, experiment: Experiment, agenda: Agenda) -> list[Settlement]:
-    """The finished trials of the arms that the verdict compares: baseline, best arm, its control.
+    """The finished trials of the arms that are compared: baseline, best arm, controls, rivals.
 
     One trial is exported: the best seed, on validation, of the best arm (of the baseline where no
     arm has a pathway).
@@ -34,11 +34,14 @@ def to_settle(record: RecordView, experiment: Experiment, agenda: Agenda) -> lis
 
 
 def compared(record: RecordView, experiment: Experiment) -> list[ArmRow]:
-    """The arms that the verdict compares: baseline, best arm, its control."""
+    """The arms that are compared: baseline, best arm, its controls, and the rivals that ran beside
+    a confirmed arm (without any pathway, all rivals)."""
     rows = leaderboard(record, experiment)
     best = best_arm(record, experiment)
     arms = [row for row in rows if row.kind == "baseline"] + ([best] if best else [])
-    return arms + [row for row in rows if best and row.control_of == best.arm]
+    arms += [row for row in rows if best and row.kind != "rival" and row.control_of == best.arm]
+    rivals = [row for row in rows if row.kind == "rival"]
+    return arms + [row for row in rivals if best is None or "rival" in row.stages]
 
 
 def to_export(record: StudyView, experiment: Experiment) -> str | None:
