@@ -154,6 +154,16 @@ class Rival:
         return None
 
 
+def why_no_export(kind: RivalKind | None) -> str | None:
+    """Why a target with a rival of this kind is not exported as a plain model; None where it is."""
+    if kind not in COMPOSED:
+        return None
+    return (
+        f"{kind} needs its auxiliary beside the target in use as well, and cannot be folded into a "
+        "plain model, which is what is exported; export an arm with a pathway, lora or average"
+    )
+
+
 def shapes(model: ModelConfig, coverage: Coverage) -> list[tuple[int, int]]:
     """Outputs and inputs of every covered linear."""
     return [linear_shape(model, linear) for _, linear in select(coverage, model.depth)]

@@ -4,10 +4,12 @@ import argparse
 import json
 from pathlib import Path
 
+from m2pt.rivals.config import why_no_export
 from orchestrator.commands.options import Located, add_study, study_of
 from orchestrator.commands.report import write
 from orchestrator.errors import RequestError
 from orchestrator.storage.checkpoints import TrialCheckpoints
+from orchestrator.study.arms import rival_in
 from orchestrator.study.settlement import to_export
 from orchestrator.study.view import ENDED_WELL
 from orchestrator.tracking.record import StudyRecord, TrialRecord, fold
@@ -52,8 +54,10 @@ def _trial(record: StudyRecord, found: Located, asked: str | None) -> TrialRecor
         if asked not in done:
             known = ", ".join(done) or "none has ended yet"
             raise RequestError(f"--trial {asked}: no such trial has ended; there are: {known}")
+        if why := why_no_export(rival_in(found.experiment(), done[asked].values)):
+            raise RequestError(f"--trial {asked}: {why}")
         return done[asked]
     chosen = to_export(record, found.experiment())
     if chosen is None:
-        raise RequestError(f"no trial of {found.name!r} has ended yet: nothing to export")
+        raise RequestError(f"no trial of {found.name!r} that can be exported has ended yet")
     return done[chosen]

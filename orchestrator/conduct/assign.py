@@ -36,9 +36,10 @@ class Assigner:
             "retention": asdict(retention_of(experiment)),
         }
 
-    def settle(self, plan: TrialPlan, *, export: bool) -> Json:
-        """Read the test split with this trial's final state; `export` also fuses and proves."""
-        return self._of(plan) | {"kind": "settle", "export": export}
+    def settle(self, plan: TrialPlan, *, export: bool, costed: bool = False) -> Json:
+        """Read the test split with this trial's final state; `export` also fuses and proves, and
+        `costed` measures what it costs in use."""
+        return self._of(plan) | {"kind": "settle", "export": export, "costed": costed}
 
     def _of(self, plan: TrialPlan) -> Json:
         return {

@@ -20,6 +20,8 @@ from m2pt.data.config import DataInfo
 from m2pt.data.samples import Batch, Dataset, Readable
 from m2pt.models.build import build_model
 from m2pt.pathway.reparam import fuse_pathway, has_pathway
+from m2pt.rivals.config import why_no_export
+from m2pt.rivals.join import merge_rival
 from m2pt.training.evaluate import logits
 from m2pt.training.loop import Training
 from m2pt.training.recipe import Numerics, TrainingConfig
@@ -172,6 +174,9 @@ def export_model(
     Raises:
         PromotionError: the state is not of this trial, or a proof fails.
     """
+    rival = trained.config.rival
+    if rival is not None and rival.composed:
+        raise PromotionError(f"trial {identity.trial}: {why_no_export(rival.kind)}")
     model = _restored(trained, dataset, identity, device)
     splits = {"probe": _First(dataset.validation, PROBE_SAMPLES)}
     if prove_on_test:
@@ -181,6 +186,7 @@ def export_model(
     counted = _count(model)
     if has_pathway(model):
         fuse_pathway(model)
+    merge_rival(model)
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     weights = save(state)
     plain = _plain(trained.config, dataset).to(device)
@@ -328,6 +334,7 @@ def _about(
         "seed": config.seed,
         "epochs": trained.state.meta.get("epoch"),
         "pathway": None if config.pathway is None else asdict(config.pathway),
+        "rival": None if config.rival is None else asdict(config.rival),
         "auxiliaries": sorted(trained.auxiliaries),
         "metrics": dict(identity.metrics or {}),
         "proof": asdict(proof),

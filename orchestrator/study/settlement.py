@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from m2pt.rivals.config import why_no_export
 from orchestrator.config.experiment import Experiment
 from orchestrator.study.agenda import Agenda
+from orchestrator.study.arms import rival_in
 from orchestrator.study.selection import ArmRow, best_arm, leaderboard
 from orchestrator.study.trial import TrialPlan
 from orchestrator.study.view import ENDED_WELL, RecordView, StudyView
@@ -17,6 +19,8 @@ class Settlement:
     plan: TrialPlan
     export: bool
     """Also fuse it, prove the merge and keep the plain model."""
+    costed: bool = False
+    """Also measure what it costs in use, for there are rivals to compare."""
 
 
 def to_settle(record: RecordView, experiment: Experiment, agenda: Agenda) -> list[Settlement]:
@@ -29,8 +33,9 @@ def to_settle(record: RecordView, experiment: Experiment, agenda: Agenda) -> lis
     baselines = [row for row in arms if row.kind == "baseline"]
     chosen = best_arm(record, experiment) or (baselines[0] if baselines else None)
     exported = _best_seed(chosen, record, experiment) if chosen else None
+    costed = any(row.kind == "rival" for row in arms)
     names = dict.fromkeys(trial for row in arms for trial in _finished(row, record).values())
-    return [Settlement(agenda.plan_of(record, name), name == exported) for name in names]
+    return [Settlement(agenda.plan_of(record, name), name == exported, costed) for name in names]
 
 
 def compared(record: RecordView, experiment: Experiment) -> list[ArmRow]:
@@ -46,8 +51,12 @@ def compared(record: RecordView, experiment: Experiment) -> list[ArmRow]:
 
 def to_export(record: StudyView, experiment: Experiment) -> str | None:
     """The trial to export where none is named: the one that the study exported last, else one of
-    the best arm, else the first that has ended; None before."""
-    done = [name for name, trial in record.trials.items() if trial.status in ENDED_WELL]
+    the best arm, else the first that has ended; None before. Never one that cannot be folded."""
+    done = [
+        name
+        for name, trial in record.trials.items()
+        if trial.status in ENDED_WELL and not why_no_export(rival_in(experiment, trial.values))
+    ]
     exported = [name for name in done if record.trials[name].exported is not None]
     if exported:
         return exported[-1]
