@@ -20,20 +20,15 @@ def rivals_of(
 ) -> Iterator[tuple[RivalKind, dict[str, Any]]]:
     """The rivals of a trial's arm, by `search.rivals`: their kinds and what each sets.
 
-    They have the arm's auxiliaries, coverage, mapping and recipe. One that the arm cannot have, as
-    when a rank is more than its matrices have, is left out.
+    They have the arm's auxiliaries, coverage, mapping and recipe. What a rival cannot have, no arm
+    of such a study has: see `config.rivals`.
     """
     try:
         own = resolve(experiment, trial.values, trial.seed)
     except RequestError:  # of an experiment that is no longer what it was
         return
     for kind in experiment.search.rivals:
-        values = _values(own, trial.values, kind)
-        try:
-            resolve(experiment, values, trial.seed)
-        except RequestError:
-            continue
-        yield kind, values
+        yield kind, _values(own, trial.values, kind)
 
 
 def _values(own: Experiment, arm: Mapping[str, Any], kind: RivalKind) -> dict[str, Any]:
