@@ -221,7 +221,7 @@ def _rival_parts(rival: Rival, arm: Experiment) -> list[str]:
     names = auxiliary_text(arm.rival.names)
     parts = [f"{rival.kind} with {names}" if rival.borrows else str(rival.kind)]
     if rival.composed:
-        parts.append(f"every {rival.every} blocks")
+        parts.append("every block" if rival.every == 1 else f"every {rival.every} blocks")
     for name, word in (("heads", "heads"), ("width", "wide")):
         number = getattr(rival, name)
         parts += [] if number is None else [f"{number} {word}"]

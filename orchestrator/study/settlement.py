@@ -26,12 +26,11 @@ class Settlement:
 def to_settle(record: RecordView, experiment: Experiment, agenda: Agenda) -> list[Settlement]:
     """The finished trials of the arms that are compared: baseline, best arm, controls, rivals.
 
-    One trial is exported: the best seed, on validation, of the best arm (of the baseline where no
-    arm has a pathway).
+    One trial is exported: the best seed, on validation, of the best arm (where no arm has a
+    pathway, of the baseline; without one, of a rival that can be folded).
     """
     arms = compared(record, experiment)
-    baselines = [row for row in arms if row.kind == "baseline"]
-    chosen = best_arm(record, experiment) or (baselines[0] if baselines else None)
+    chosen = best_arm(record, experiment) or _plainest(arms, record, experiment)
     exported = _best_seed(chosen, record, experiment) if chosen else None
     costed = any(row.kind == "rival" for row in arms)
     names = dict.fromkeys(trial for row in arms for trial in _finished(row, record).values())
@@ -63,6 +62,14 @@ def to_export(record: StudyView, experiment: Experiment) -> str | None:
     best = best_arm(record, experiment)
     chosen = [name for name in (best.trials.values() if best else ()) if name in done]
     return next(iter((*chosen, *done)), None)
+
+
+def _plainest(arms: list[ArmRow], record: RecordView, experiment: Experiment) -> ArmRow | None:
+    """The baseline, or else the first arm that gives a plain model."""
+    values = {row.arm: record.trials[next(iter(row.trials.values()))].values for row in arms}
+    plain = [row for row in arms if not why_no_export(rival_in(experiment, values[row.arm]))]
+    baselines = [row for row in plain if row.kind == "baseline"]
+    return next(iter((*baselines, *plain)), None)
 
 
 def _finished(row: ArmRow, record: RecordView) -> Mapping[int, str]:

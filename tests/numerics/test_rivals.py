@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from m2pt import inference
 from m2pt.data.config import DataConfig
+from m2pt.inference import time_inference
 from m2pt.models.config import ModelConfig, linear_shape
 from m2pt.pathway.config import LINEARS, Coverage, Pathway
 from m2pt.pathway.coverage import layer_name
-from m2pt.pathway.reparam import auxiliary_names, scale_names
+from m2pt.pathway.reparam import auxiliary_names, has_pathway, scale_names
 from m2pt.rivals.config import COMPOSED, KINDS, Rival, RivalKind
 from m2pt.rivals.join import added_names, attach_rival, merge_rival
 from m2pt.rivals.size import added, matched, trained_by_pathway
@@ -21,6 +23,8 @@ from m2pt.training.loop import Training
 from m2pt.training.recipe import Numerics, TrainingConfig
 from m2pt.training.session import MemorySession, drive
 from m2pt.training.state import from_bytes, to_bytes
+from orchestrator.promotion.cost import cost_of
+from orchestrator.promotion.export import Identity, PromotionError, Trained, export_model
 from tests.numerics.pathway_setup import auxiliaries_for, images, tiny
 from tests.numerics.training_setup import (
     FP64,
@@ -321,6 +325,66 @@ def test_what_does_not_fit_is_refused_and_the_target_is_as_it_was(
     assert same_bits(before, target.state_dict())
     with pytest.raises(ValueError, match="width"):
         attach_rival(target, auxiliaries_for(4, 1, width=9), Rival("gats", every=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_can_be_folded_is_exported_as_a_plain_model(kind: RivalKind) -> None:
+    training = training_of(rival_config(kind, epochs=1, ema_decay=0.5))
+    list(training.epochs())
+    lent = {"audio": block_weights()} if RIVALS[kind].borrows else {}
+    trained = Trained(training.config, training.capture(), lent)
+    identity = Identity("0123456789ab", "f" * 64)
+    if kind in COMPOSED:
+        with pytest.raises(PromotionError, match=f"{kind} needs its auxiliary beside the target"):
+            export_model(trained, digits(), identity)
+        return
+    export = export_model(trained, digits(), identity, prove_on_test=True)
+    assert not export.proof.failures()
+    assert export.about["rival"]["kind"] == kind
+    assert export.proof.parameters_exported == export.proof.parameters_plain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*KINDS, None])
+def test_what_a_model_costs_is_measured_and_counted(kind: RivalKind | None) -> None:
+    config = config_of(Pathway()) if kind is None else rival_config(kind)
+    training = training_of(config)
+    found = cost_of(training.model, config, digits(), device="cpu")
+    assert not has_pathway(training.model)
+    counted = None if kind is None else added(RIVALS[kind], MODEL, int(RIVALS[kind].borrows))
+    wanted = trained_by_pathway(MODEL, Pathway(), 1) if counted is None else counted.trained
+    assert found["cost/trained_parameters"] == wanted
+    assert found["cost/inference_parameters"] == (counted.inference if counted else 0)
+    assert found["cost/samples_per_second"] > 0
+    assert found["cost/inference_ratio"] > 0
+
+
+class Clock(nn.Module):
+    """A model that takes as many seconds for a sample as it says, and more when held up."""
+
+    now = 0.0
+
+    def __init__(self, seconds: float, held_up: float = 0.0) -> None:
+        super().__init__()
+        self.seconds, self.held_up, self.calls = seconds, held_up, 0
+
+    def forward(self, samples: Tensor) -> Tensor:
+        self.calls += 1
+        Clock.now += self.seconds * len(samples) + self.held_up * (self.calls % 3 == 0)
+        return samples
+
+
+@pytest.mark.parametrize(("each", "batch"), [(0.001, 8), (0.1, 1)])
+def test_a_ratio_of_times_bears_interruptions(
+    each: float, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "perf_counter", lambda: Clock.now)
+    slow, plain = Clock(2 * each, held_up=30.0), Clock(each, held_up=7.0)
+    found = time_inference((slow, plain), (torch.ones(8, 1),), Numerics(), seconds=0.5)
+    assert found.ratio == pytest.approx(2.0)
+    assert (found.batch, found.rounds) == (batch, 15)
+    assert found.samples_per_second == pytest.approx(1 / (2 * each))
 
 
 def test_a_model_of_parts_cannot_be_composed() -> None:

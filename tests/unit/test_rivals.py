@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from m2pt.pathway.config import Coverage
-from m2pt.rivals.config import KINDS, Rival
+from m2pt.rivals.config import COMPOSED, KINDS, Rival, RivalKind
 from m2pt.training.recipe import TrainingConfig
 from orchestrator.conduct.supply import check_depth
 from orchestrator.config.experiment import Experiment
@@ -202,15 +202,22 @@ def test_rivals_are_measured_beside_the_arm_and_never_exported_where_they_cannot
     assert all(one.costed for one in settled)
     (exported,) = (one.plan for one in settled if one.export)
     assert exported.experiment.pathway.names == ("audio",)
-    alone = experiment(OFF, "search={trials: 1, seeds: 1}", "rival={kind: calm, auxiliary: audio}")
-    agenda, single = Agenda(alone, DIGESTS), Record()
-    (plan,) = start_all(agenda, single)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rival_alone_is_read_on_test_and_exported_where_it_can_be(kind: RivalKind) -> None:
+    alone = experiment(
+        OFF, "search={trials: 1, seeds: 1}", f"rival={{kind: {kind}, auxiliary: audio}}"
+    )
+    agenda, record = Agenda(alone, DIGESTS), Record()
+    (plan,) = start_all(agenda, record)
     assert plan.stage == "search"
-    single.trials[plan.trial].train(0.5)
-    (settlement,) = to_settle(single, alone, agenda)
-    assert not settlement.export
-    vars(single.trials[plan.trial])["exported"] = None
-    assert to_export(single, alone) is None  # type: ignore[arg-type]  # `exported` is set by hand
+    record.trials[plan.trial].train(*[0.5] * 6)
+    (settlement,) = to_settle(record, alone, agenda)
+    assert settlement.export == (kind not in COMPOSED)
+    vars(record.trials[plan.trial])["exported"] = None
+    found = to_export(record, alone)  # type: ignore[arg-type]  # `exported` is set by hand
+    assert found == (None if kind in COMPOSED else plan.trial)
 
 
 def test_a_searched_rival_is_an_arm_and_the_baseline_stays_plain() -> None:
@@ -224,7 +231,7 @@ def test_a_searched_rival_is_an_arm_and_the_baseline_stays_plain() -> None:
     plans = start_all(Agenda(study, DIGESTS), Record())
     assert [plan.label for plan in plans if plan.stage == "baseline"] == ["none (baseline)"]
     assert {plan.label for plan in plans if plan.stage == "search"} == {
-        "calm with shape · every 1 blocks",
+        "calm with shape · every block",
         "calm with shape · every 2 blocks",
         "average with shape · share 0.5",
         "lora · rank 48",
