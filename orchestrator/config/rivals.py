@@ -37,7 +37,13 @@ def names_of(auxiliary: str | Sequence[str] | None) -> tuple[str, ...]:
 class RivalSection(Rival):
     """What is done in the place of a pathway: another way to use an auxiliary, or none at all.
 
-    With `kind` null there is no rival, and the other fields are those of `search.rivals`.
+    With `kind` null there is no rival, and the other fields are those of `search.rivals`. None of
+    it is in the paper. The target is trained as in every other arm; with `training.train: probe`
+    it is frozen, as CALM and LoRA were published. The auxiliary of calm and gats is always frozen,
+    runs beside the target also in use, and sees the target's tokens, as auxiliary blocks do in a
+    pathway: modalities differ, so its own tokenizer cannot read the samples. Of it the linears of
+    its blocks are known, and no more: its norms have neither scale nor offset, and it has as many
+    heads as `model.heads`, which is a handicap where it was trained with others.
     """
 
     auxiliary: str | tuple[str, ...] | None = None
