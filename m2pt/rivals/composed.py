@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from m2pt.models.parts import PartTransformer
 from m2pt.pathway.auxiliary import Auxiliary, blocks_of
-from m2pt.rivals.config import Rival
+from m2pt.rivals.config import Rival, why_no_task
 from m2pt.rivals.connections import CrossAttention, GatherAttendScatter
 from m2pt.rivals.trunk import Trunk, transposed
 
@@ -65,10 +65,7 @@ def compose(
         ValueError: blocks or auxiliaries do not fit; the target is then as it was.
     """
     if isinstance(target, PartTransformer):
-        raise ValueError(
-            f"rival.kind: {rival.kind} joins what goes from block to block, and a model that tells "
-            "the parts of points takes some of it out on the way; take average or lora"
-        )
+        raise ValueError(f"rival.kind: {why_no_task(rival.kind, 'parts')}")
     blocks = blocks_of(target, "target")
     like, of_timm = next(blocks[0].parameters()), cast(Any, blocks[0])
     width, heads = of_timm.attn.proj.out_features, of_timm.attn.num_heads

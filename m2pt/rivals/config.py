@@ -10,6 +10,7 @@ target's blocks as they are, are those of `training.train: probe`.
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
+from m2pt.data.config import Task
 from m2pt.models.config import ModelConfig, linear_shape
 from m2pt.pathway.config import BANDS, Coverage, MappingName, Pathway
 from m2pt.pathway.coverage import select
@@ -161,6 +162,16 @@ def why_no_export(kind: RivalKind | None) -> str | None:
     return (
         f"{kind} needs its auxiliary beside the target in use as well, and cannot be folded into a "
         "plain model, which is what is exported; export an arm with a pathway, lora or average"
+    )
+
+
+def why_no_task(kind: RivalKind | None, task: Task) -> str | None:
+    """Why a rival of this kind is not for targets that tell this of samples; None where it is."""
+    if task != "parts" or kind not in COMPOSED:
+        return None
+    return (
+        f"{kind} joins what goes from block to block, and a model that tells the parts of points "
+        "takes some of it out on the way; take average or lora"
     )
 
 

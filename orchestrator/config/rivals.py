@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
-from m2pt.rivals.config import COMPOSED, Rival, RivalKind
+from m2pt.rivals.config import Rival, RivalKind, why_no_task
 from m2pt.rivals.size import matched
 from orchestrator.config.metrics import task_known
 from orchestrator.config.weights import why_unknown
@@ -115,9 +115,6 @@ def _misfits(experiment: "Experiment", kind: RivalKind) -> Iterator[tuple[str, s
             f"{kind} needs whole modules, and resources.sharding {experiment.resources.sharding} "
             "spreads them over workers; leave one of the two out",
         )
-    if kind in COMPOSED and task_known(experiment.data) == "parts":
-        yield (
-            where,
-            f"{kind} joins what goes from block to block, and a model that tells the parts of "
-            "points takes some of it out on the way; take average or lora",
-        )
+    task = task_known(experiment.data)
+    if task is not None and (rule := why_no_task(kind, task)):
+        yield where, rule

@@ -120,6 +120,43 @@ def test_the_auxiliary_sees_the_targets_tokens_and_is_paired_by_depth(kind: Riva
         assert torch.equal(last, lent.blocks(tokens))
 
 
+def drawn_connection(rival: Rival) -> tuple[Any, Tensor, Tensor]:
+    """The one connection of a target in float64, its output away from 0; tokens of both models."""
+    generator = torch.Generator().manual_seed(0)
+    target: Any = attach_rival(tiny(1, depth=2).double(), auxiliaries_for(2, 1), rival)
+    (connection,) = target.rival.connections
+    for name, parameter in connection.named_parameters():
+        if name.endswith(("out_proj.weight", "scatter.weight")):
+            nn.init.normal_(parameter, generator=generator)
+    tokens, stream = torch.randn(2, 2, 4, 12, generator=generator, dtype=torch.float64).unbind()
+    return connection.requires_grad_(False), tokens, stream
+
+
+def test_cross_attention_is_the_papers() -> None:
+    """H + softmax(q kᵀ / √d) v W_O over the heads, q of the target's tokens, k and v of f_proj(H'),
+    written out."""
+    connection, tokens, stream = drawn_connection(Rival("calm", every=2))
+    (reader,) = connection.readers
+    seen = reader.norm(reader.project(stream))
+    weights = reader.attention.in_proj_weight.chunk(3)
+    q, k, v = (
+        (one @ weight.T).unflatten(2, (3, 4)).transpose(1, 2)
+        for one, weight in zip((connection.norm(tokens), seen, seen), weights, strict=True)
+    )
+    read = ((q @ k.transpose(2, 3) / 2).softmax(3) @ v).transpose(1, 2).flatten(2)
+    wanted = tokens + read @ reader.attention.out_proj.weight.T
+    assert torch.allclose(connection(tokens, [stream]), wanted, rtol=0, atol=1e-12)
+
+
+def test_gathering_attends_over_both_and_steers_the_target_alone() -> None:
+    connection, tokens, stream = drawn_connection(Rival("gats", every=2, width=6))
+    both = zip(connection.gather, connection.norms, (tokens, stream), strict=True)
+    attended = connection.attend(torch.cat([gather(norm(one)) for gather, norm, one in both], 1))
+    assert attended.shape == (2, 8, 6)
+    wanted = tokens + connection.scatter(attended[:, :4])
+    assert torch.equal(connection(tokens, [stream]), wanted)
+
+
 @pytest.mark.parametrize("kind", COMPOSED)
 def test_a_connection_reads_each_auxiliary(kind: str) -> None:
     target: Any = attach_rival(tiny(1, depth=2), auxiliaries_of(kind, 2), RIVALS[kind])

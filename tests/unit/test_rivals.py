@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from m2pt.data.config import DataInfo
 from m2pt.pathway.config import Coverage
 from m2pt.rivals.config import COMPOSED, KINDS, Rival, RivalKind
 from m2pt.training.recipe import TrainingConfig
+from orchestrator.conduct.preflight import _check_rivals
 from orchestrator.conduct.supply import check_depth
 from orchestrator.config.experiment import Experiment
 from orchestrator.errors import RequestError
@@ -246,6 +248,14 @@ def test_an_auxiliary_has_a_block_for_each_connection() -> None:
     check_depth(experiment(OFF, "rival={kind: lora}"), 3)
     with pytest.raises(ValueError, match="mapping: the auxiliary has 3 blocks"):
         check_depth(experiment(OFF, "rival={kind: average, auxiliary: audio}"), 3)
+
+
+def test_a_table_that_tells_parts_is_found_out_before_anything_starts() -> None:
+    study = experiment("search.rivals=[average, gats]")
+    info = DataInfo("point", (64, 3), 2, ("a", "b"), "d", "parts")
+    with pytest.raises(RequestError, match=r"rival.kind: gats joins what goes from block to block"):
+        _check_rivals(study, info, "")
+    _check_rivals(experiment("search.rivals=[average, lora]"), info, "")
 
 
 def test_the_plan_counts_rivals_and_their_memory() -> None:
