@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         scales,
         set_progress,
     )
+    from m2pt.rivals.config import Rival
+    from m2pt.rivals.join import attach_rival, merge_rival
     from m2pt.training.loop import Training
     from m2pt.training.recipe import Numerics, Recipe, TrainingConfig
 
@@ -30,16 +32,19 @@ __all__ = [
     "Numerics",
     "Pathway",
     "Recipe",
+    "Rival",
     "Scale",
     "Training",
     "TrainingConfig",
     "attach_pathway",
+    "attach_rival",
     "build_model",
     "control_weights",
     "effective_scales",
     "fuse_pathway",
     "has_pathway",
     "load_data",
+    "merge_rival",
     "scales",
     "set_progress",
 ]
@@ -52,15 +57,18 @@ _HOMES = {
     "Pathway": "m2pt.pathway.config:Pathway",
     "Recipe": "m2pt.training.recipe:Recipe",
     "Scale": "m2pt.pathway.config:Scale",
+    "Rival": "m2pt.rivals.config:Rival",
     "Training": "m2pt.training.loop:Training",
     "TrainingConfig": "m2pt.training.recipe:TrainingConfig",
     "attach_pathway": "m2pt.pathway.reparam:attach_pathway",
+    "attach_rival": "m2pt.rivals.join:attach_rival",
     "build_model": "m2pt.models.build:build_model",
     "control_weights": "m2pt.pathway.controls:control_weights",
     "effective_scales": "m2pt.pathway.reparam:effective_scales",
     "fuse_pathway": "m2pt.pathway.reparam:fuse_pathway",
     "has_pathway": "m2pt.pathway.reparam:has_pathway",
     "load_data": "m2pt.data.load:load",
+    "merge_rival": "m2pt.rivals.join:merge_rival",
     "scales": "m2pt.pathway.reparam:scales",
     "set_progress": "m2pt.pathway.reparam:set_progress",
 }

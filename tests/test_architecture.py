@@ -37,6 +37,7 @@ DOORS = {
     "jinja2": ("orchestrator/evidence/",),
     "timm": ("m2pt/",),
     "sklearn": ("m2pt/data/",),
+    "peft": ("m2pt/rivals/",),
     "torch": ("m2pt/", "orchestrator/ray_backend/", "orchestrator/promotion/"),
 }
 

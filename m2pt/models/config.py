@@ -98,6 +98,13 @@ class ModelConfig:
             raise ValueError(f"positions: fixed needs a width that 4 divides, not {self.width}")
 
 
+def linear_shape(model: ModelConfig, linear: str) -> tuple[int, int]:
+    """Outputs and inputs of one linear of a block: qkv, proj, fc1 or fc2."""
+    width, hidden = model.width, int(model.width * model.mlp_ratio)
+    shapes = {"qkv": (3 * width, width), "proj": (width, width)}
+    return (shapes | {"fc1": (hidden, width), "fc2": (width, hidden)})[linear]
+
+
 def unfit(config: ModelConfig, modality: Modality, task: Task = "classes") -> str | None:
     """The rule that a model of this configuration breaks with samples of a modality, of which a
     task is told; or None."""

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 from torch import Tensor
 
-Purpose = Literal["order", "training"]
+Purpose = Literal["order", "training", "rival"]
 
 
 def seed_words(purpose: Purpose, *numbers: int) -> tuple[int, list[int]]:

@@ -17,7 +17,6 @@ from torch.nn.parallel import DistributedDataParallel
 from m2pt.data.samples import Batch, Dataset
 from m2pt.models.build import build_model
 from m2pt.models.norm import synchronise
-from m2pt.pathway.config import Pathway
 from m2pt.pathway.reparam import (
     attach_pathway,
     clamp_scales,
@@ -27,9 +26,16 @@ from m2pt.pathway.reparam import (
     set_progress,
 )
 from m2pt.pathway.scale import envelope_at
+from m2pt.rivals.join import attach_rival
 from m2pt.training import metrics, probe, snapshot
 from m2pt.training.average import Average
-from m2pt.training.batches import global_batches, micro_batches, order_seed, steps_per_epoch
+from m2pt.training.batches import (
+    global_batches,
+    micro_batches,
+    order_seed,
+    seed_words,
+    steps_per_epoch,
+)
 from m2pt.training.evaluate import evaluate
 from m2pt.training.mixing import build_mix
 from m2pt.training.numerics import (
@@ -84,7 +90,7 @@ class Training:
             RuntimeError: a world of several workers without a process group.
         """
         check_ready(world)
-        _check_auxiliaries(config.pathway, auxiliaries)
+        _check_auxiliaries(config, auxiliaries)
         self.config, self.world, self.epoch = config, world, 0
         self._dataset, self._recipe = dataset, config.recipe
         self._mix = build_mix(config.recipe, dataset.info)
@@ -95,6 +101,9 @@ class Training:
         self.model.to(world.device, dtype_of(config.numerics))
         if config.pathway is not None:  # after the move: W' may be of a narrower type
             attach_pathway(self.model, auxiliaries, config.pathway)
+        if config.rival is not None:
+            drawn_from = seed_words("rival", config.seed)[0]
+            attach_rival(self.model, auxiliaries, config.rival, seed=drawn_from)
         if config.recipe.train == "probe":
             probe.freeze(self.model)
         self._batch_norms = synchronise(self.model) if world.size > 1 else []
@@ -353,12 +362,12 @@ class Training:
         return {"data": self._dataset.info.digest, "frozen_auxiliaries": digest}
 
 
-def _check_auxiliaries(pathway: Pathway | None, auxiliaries: Mapping[str, BlockWeights]) -> None:
-    if pathway is None and auxiliaries:
+def _check_auxiliaries(config: TrainingConfig, auxiliaries: Mapping[str, BlockWeights]) -> None:
+    if config.pathway is None and config.rival is None and auxiliaries:
         raise ValueError(
             f"pathway: null is the baseline, but auxiliaries were given: {sorted(auxiliaries)}"
         )
-    if pathway is not None and not auxiliaries:
+    if config.pathway is not None and not auxiliaries:
         raise ValueError("pathway: needs at least one auxiliary; for a baseline set it to null")
 
 

@@ -24,6 +24,8 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[Group]:
       layer decay by depth.
     - Trainable auxiliary weights: as the weight beside them, times
       `auxiliary_learning_rate_factor`. Frozen ones are in no group.
+    - What a rival adds: as the target's own. LoRA learns at its block's rate, connections, which
+      belong to no block, at the head's.
     - λ values: one group with its own rate, no decay and no layer decay.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}

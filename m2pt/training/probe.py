@@ -1,5 +1,7 @@
 """Linear probing, "fix acc" in the paper's Table 1: λ and the head learn, and nothing else does.
 
+Of a rival, what it adds learns beside the head: CALM and LoRA as they were published.
+
 The official script does not train λ there, so that its figures are those of a plain linear probe.
 """
 
@@ -8,13 +10,14 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from m2pt.pathway.reparam import auxiliary_names, frozen_auxiliary_names, scale_names
+from m2pt.rivals.join import added_names
 
 HEAD = "head"
 
 
 def freeze(model: nn.Module) -> None:
-    """Leave gradients to the head and to those λ values that are learned."""
-    kept = scale_names(model)
+    """Leave gradients to the head, to those λ values that are learned, and to what a rival adds."""
+    kept = scale_names(model) | added_names(model)
     for name, parameter in model.named_parameters():
         if name not in kept and not name.startswith(f"{HEAD}."):
             parameter.requires_grad = False

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, get_args
 from m2pt.data.config import DataConfig
 from m2pt.models.config import ModelConfig
 from m2pt.pathway.config import Pathway
+from m2pt.rivals.config import Rival
 
 Train = Literal["all", "probe"]
 Precision = Literal["fp32", "bf16", "fp64"]
@@ -148,10 +149,14 @@ class TrainingConfig:
     recipe: Recipe = field(default_factory=Recipe)
     numerics: Numerics = field(default_factory=Numerics)
     seed: int = 0
+    rival: Rival | None = field(default=None, metadata={"later": True})
+    """Another way than a pathway, which is then None; LoRA has a rank of its own."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed: must be 0 or more, is {self.seed}")
+        if self.rival is not None and self.pathway is not None:
+            raise ValueError("rival: is trained in the place of a pathway; leave one of them out")
         for path, rule in broken_rules(self.recipe, self.data, self.pathway):
             raise ValueError(f"{path}: {rule}")
 

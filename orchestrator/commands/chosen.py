@@ -4,11 +4,13 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from m2pt.rivals.config import why_no_export
 from orchestrator.commands.options import Located, add_study, study_of
 from orchestrator.config.experiment import Experiment
 from orchestrator.errors import RequestError
 from orchestrator.evidence.standing import lineage, standing
 from orchestrator.storage.checkpoints import Accepted, TrialCheckpoints
+from orchestrator.study.arms import rival_in
 from orchestrator.study.settlement import to_export
 from orchestrator.study.view import ENDED_WELL
 from orchestrator.tracking.record import StudyRecord, TrialRecord, fold
@@ -62,8 +64,10 @@ def _trial(record: StudyRecord, experiment: Experiment, asked: str | None) -> Tr
         if asked not in done:
             known = ", ".join(done) or "none has ended yet"
             raise RequestError(f"--trial {asked}: no such trial has ended; there are: {known}")
+        if why := why_no_export(rival_in(experiment, done[asked].values)):
+            raise RequestError(f"--trial {asked}: {why}")
         return done[asked]
     best = to_export(record, experiment)
     if best is None:
-        raise RequestError(f"no trial of {experiment.name!r} has ended yet: nothing to export")
+        raise RequestError(f"no trial of {experiment.name!r} that can be exported has ended yet")
     return done[best]

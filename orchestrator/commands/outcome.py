@@ -22,6 +22,7 @@ from orchestrator.evidence.findings import Findings, findings
 from orchestrator.evidence.tables import leaderboard_table, rows
 from orchestrator.evidence.wording import count, duration
 from orchestrator.study.plan import make_plan
+from orchestrator.study.settlement import to_export
 from orchestrator.tracking.record import Purpose
 
 
@@ -73,7 +74,8 @@ def show(conclusion: Conclusion, *, as_json: bool) -> None:
     for name, place in where.named():
         out.print(f"  {name:<12}{escape(place)}", soft_wrap=True)
     out.print("\n[bold]what to run next[/]")
-    for command in where.next_commands(experiment):
+    exports = to_export(record, experiment) is not None
+    for command in where.next_commands(experiment, exports=exports):
         out.print(f"  {escape(command)}", soft_wrap=True)
 
 

@@ -36,9 +36,10 @@ class Assigner:
             "retention": asdict(retention_of(experiment)),
         }
 
-    def settle(self, plan: TrialPlan, *, export: bool) -> Json:
-        """Read the test split with this trial's final state; `export` also fuses and proves."""
-        return self._of(plan) | {"kind": "settle", "export": export}
+    def settle(self, plan: TrialPlan, *, export: bool, costed: bool = False) -> Json:
+        """Read the test split with this trial's final state; `export` also fuses and proves, and
+        `costed` measures what it costs in use."""
+        return self._of(plan) | {"kind": "settle", "export": export, "costed": costed}
 
     def _of(self, plan: TrialPlan) -> Json:
         return {
@@ -53,7 +54,7 @@ class Assigner:
                 "experiment": as_dict(plan.experiment),
                 "auxiliaries": {
                     name: self._auxiliary(plan.experiment, name)
-                    for name in plan.experiment.pathway.names
+                    for name in plan.experiment.borrowed
                 },
                 "target": self.digests.target,
             },

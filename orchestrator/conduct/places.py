@@ -31,15 +31,16 @@ class Places:
         yield "model", self.exports
         yield "MLflow", self.tracking
 
-    def next_commands(self, experiment: Experiment) -> list[str]:
-        """What a person may want to run now."""
+    def next_commands(self, experiment: Experiment, *, exports: bool = True) -> list[str]:
+        """What a person may want to run now; `exports`: whether there is a model to export."""
         study = named_study(experiment)
         commands = {
             f"orchestrator ui {study}": "compare the trials in MLflow",
             f"orchestrator report {study}": "these figures again",
-            f"orchestrator export {study} --to model/": "the fused model, ready to load",
-            f"orchestrator promote {study}": "the same in MLflow's model registry",
         }
+        if exports:
+            commands[f"orchestrator export {study} --to model/"] = "the fused model, ready to load"
+            commands[f"orchestrator promote {study}"] = "the same in MLflow's model registry"
         width = max(map(len, commands))
         return [f"{command:<{width}}  # {what}" for command, what in commands.items()]
 

@@ -15,6 +15,7 @@ from m2pt.data.files import is_there
 from m2pt.data.schema import DataAway
 from m2pt.models.config import ModelConfig, Tokenizer, unfit
 from m2pt.models.tokens import token_grid
+from m2pt.rivals.config import why_no_task
 from m2pt.training.fit import check_recipe
 from orchestrator.conduct.places import tracking_uri
 from orchestrator.conduct.supply import check_depth, key_of, read_weights, sources
@@ -25,6 +26,7 @@ from orchestrator.config.metrics import why_no_metric
 from orchestrator.config.weights import reference_in
 from orchestrator.errors import RequestError, StorageError
 from orchestrator.storage.uri import Store
+from orchestrator.study.arms import possible_rivals
 from search_spaces.space import Choice, Distribution, Grid, RandInt, Value
 
 _LOOKED_AT = ("data", "model", "training", "training.mixup", "training.cutmix")
@@ -75,6 +77,7 @@ def check_inputs(experiment: Experiment, stored: Container[str] = ()) -> None:
     _check_recipe(experiment, info, "")
     _check_tokens(experiment.model.tokenizer, info, "model")
     _check_model(experiment.model, info, "model")
+    _check_rivals(experiment, info, "")
     for one, why in _variants(experiment):
         if one.data != experiment.data:
             _check_metric(one, _described(one.data, f"{why}data"), why)
@@ -82,6 +85,7 @@ def check_inputs(experiment: Experiment, stored: Container[str] = ()) -> None:
         _check_tokens(one.model.tokenizer, info, f"{why}model")
         _check_model(one.model, info, f"{why}model")
         _check_recipe(one, info, why)
+        _check_rivals(one, info, why)
     for name, source in sources(experiment).items():
         if source.pretrain is not None:
             where = f"{key_of(name)}.pretrain"
@@ -177,6 +181,12 @@ def _check_tokens(tokenizer: Tokenizer, info: DataInfo, where: str) -> None:
 def _check_model(model: ModelConfig, info: DataInfo, where: str) -> None:
     if rule := unfit(model, info.modality, info.task):
         raise RequestError(f"{where}.{rule}")
+
+
+def _check_rivals(experiment: Experiment, info: DataInfo, why: str) -> None:
+    for rival in possible_rivals(experiment):
+        if rule := why_no_task(rival.kind, info.task):
+            raise RequestError(f"{why}rival.kind: {rule}")
 
 
 def _variants(experiment: Experiment) -> Iterator[tuple[Experiment, str]]:

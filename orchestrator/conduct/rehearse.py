@@ -16,6 +16,7 @@ from m2pt.data.config import EMBEDDED, DataConfig
 from m2pt.data.describe import describe
 from m2pt.data.schema import DataAway
 from m2pt.models.tokens import token_count
+from m2pt.rivals.config import COMPOSED
 from orchestrator.conduct.supply import key_of, sources
 from orchestrator.config.experiment import Experiment, Resources
 from orchestrator.config.weights import maturity
@@ -103,7 +104,7 @@ def _rehearse(experiment: Experiment, heaviest: PlannedArm) -> tuple[Rehearsal, 
     threads = max(1, min(int(resources.cpus_per_worker), cpus))
     with _refusing("data"):
         dataset = load(experiment.data)
-    config = replace(experiment.training_config(), pathway=None)
+    config = replace(experiment.training_config(), pathway=None, rival=None)
     borrowing = heaviest.plan.experiment.pathway
     with measure.machine(threads, accelerator=resources.gpus_per_worker > 0) as here:
         timed = partial(
@@ -211,6 +212,11 @@ def _notes(experiment: Experiment, rehearsal: Rehearsal) -> Iterator[str]:
         yield "the exchange of gradients between workers is not in the times"
     if resources.compile:
         yield "steps were timed without torch.compile"
+    if composed := [kind for kind in experiment.search.rivals if kind in COMPOSED]:
+        yield (
+            f"{' and '.join(composed)} of search.rivals run the auxiliary as well: they take "
+            "longer than the arms with a pathway, as which they were counted"
+        )
     if rehearsal.samples < rehearsal.of_samples:
         yield (
             f"a step on {rehearsal.of_samples} samples takes long here: steps on "

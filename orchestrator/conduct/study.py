@@ -293,7 +293,9 @@ class _Run:
     def _settle(self, agenda: Agenda, assigner: Assigner, lease: Any) -> None:
         """Read the test split, once for each trial that the verdict compares; export the best."""
         pending = {
-            f"settle:{one.plan.trial}": assigner.settle(one.plan, export=one.export)
+            f"settle:{one.plan.trial}": assigner.settle(
+                one.plan, export=one.export, costed=one.costed
+            )
             for one in to_settle(self.record, self.experiment, agenda)
             if not self.record.trials[one.plan.trial].tested
             or (one.export and self.record.trials[one.plan.trial].exported is None)

@@ -26,7 +26,7 @@ from orchestrator.storage import blobs, layout
 from orchestrator.storage.checkpoints import Accepted
 from orchestrator.storage.removal import remove
 from orchestrator.storage.uri import Store
-from orchestrator.study.arms import possible_auxiliaries, possible_mappings
+from orchestrator.study.arms import possible_auxiliaries, possible_mappings, possible_rivals
 from orchestrator.study.identity import Digests
 from orchestrator.tracking.record import AuxiliaryRecord, StudyRecord
 
@@ -280,10 +280,17 @@ def start_of(experiment: Experiment) -> Any:
 
 
 def check_depth(experiment: Experiment, depth: int) -> None:
-    """Raises ValueError unless an auxiliary of so many blocks fits all rules of `pathway.mapping`
-    that some trial may have."""
+    """Raises ValueError unless an auxiliary of so many blocks fits all rules of `pathway.mapping`,
+    and all rivals, that some trial may have."""
     for rule in possible_mappings(experiment):
         mapping(rule, experiment.model.depth, depth)
+    for rival in possible_rivals(experiment):
+        taps = len(rival.connections(experiment.model.depth)) if rival.composed else 0
+        if depth < taps:
+            raise ValueError(
+                f"rival.every: {rival.every} makes {taps} connections of {rival.kind}, and the "
+                f"auxiliary has {depth} blocks; raise it"
+            )
 
 
 def key_of(name: str) -> str:

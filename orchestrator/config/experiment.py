@@ -16,6 +16,13 @@ from m2pt.pathway.config import Pathway
 from m2pt.training.recipe import Numerics, Recipe, TrainingConfig, broken_rules
 from orchestrator.config.addresses import names_bucket, why_no_tracking
 from orchestrator.config.metrics import task_known, why_no_metric
+from orchestrator.config.rivals import (
+    NONE,
+    RivalSection,
+    broken_rival_rules,
+    names_of,
+    rival_of,
+)
 from orchestrator.config.searching import Budget as Budget
 from orchestrator.config.searching import RuleError as RuleError
 from orchestrator.config.searching import Scheduler as Scheduler
@@ -24,7 +31,7 @@ from orchestrator.config.upkeep import Checkpoints, Failures, FrozenSection
 from orchestrator.config.weights import TargetSource, maturity, why_unknown
 from orchestrator.config.weights import WeightSource as WeightSource
 
-BASELINE = "none"
+BASELINE = NONE
 """How the absence of an auxiliary is written in a file and in a label."""
 
 
@@ -47,23 +54,14 @@ class PathwaySection(Pathway):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = (self.auxiliary,) if isinstance(self.auxiliary, str) else self.auxiliary or ()
-        if names == (BASELINE,):
-            names = ()
-        if len(set(names)) < len(names) or BASELINE in names:
-            raise ValueError(
-                f"auxiliary: a name, or a list of names without repeats and without {BASELINE}, "
-                f"not {list(names)!r}"
-            )
+        names = names_of(self.auxiliary)
         one_or_many = names[0] if len(names) == 1 else names
         object.__setattr__(self, "auxiliary", one_or_many if names else None)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The auxiliaries in use; empty for the baseline."""
-        if self.auxiliary is None:
-            return ()
-        return (self.auxiliary,) if isinstance(self.auxiliary, str) else self.auxiliary
+        return names_of(self.auxiliary)
 
     @property
     def pathway(self) -> Pathway | None:
@@ -136,6 +134,8 @@ class Experiment(FrozenSection):
     """Weights that the target starts from; null is from scratch."""
     pathway: PathwaySection = PathwaySection()
     """What is borrowed, and into which layers."""
+    rival: RivalSection = RivalSection()
+    """What is done in the place of a pathway, to be compared with one."""
     training: Recipe = Recipe()
     """How the target is trained."""
     resources: Resources = Resources()
@@ -241,6 +241,8 @@ class Experiment(FrozenSection):
     def _in_vain(self) -> "Experiment":
         for path, rule in broken_rules(self.training, self.data, self.pathway.pathway):
             raise RuleError(path, rule)
+        for path, rule in broken_rival_rules(self):
+            raise RuleError(path, rule)
         return self
 
     @model_validator(mode="after")
@@ -263,6 +265,7 @@ class Experiment(FrozenSection):
             recipe=self.training,
             numerics=Numerics(self.resources.precision, self.resources.compile),
             seed=self.seed,
+            rival=rival_of(self),
         )
 
     def source_of(self, name: str) -> WeightSource:
@@ -275,7 +278,12 @@ class Experiment(FrozenSection):
 
     def used_auxiliaries(self) -> tuple[str, ...]:
         """The auxiliaries in use and, for controls, those they are made like; sources first."""
-        return self.with_sources(self.pathway.names)
+        return self.with_sources(self.borrowed)
+
+    @property
+    def borrowed(self) -> tuple[str, ...]:
+        """The auxiliaries in use, by a pathway or by a rival; empty where neither has any."""
+        return self.pathway.names or self.rival.names
 
     def with_sources(self, names: Iterable[str]) -> tuple[str, ...]:
         """`names` and, for controls, the auxiliaries they are made like; sources first."""

@@ -25,6 +25,7 @@ UNSEARCHABLE: Mapping[str, str] = {
     "auxiliaries": "weights are made ready once, before the first trial; declare one auxiliary for "
     "each variant and search pathway.auxiliary",
     "target": "weights are made ready once, before the first trial; run one study for each",
+    "rival": "search its keys one by one, such as rival.kind",
     "resources": "search resources.precision or resources.compile; the rest is placement",
     "resources.workers": "it is placement: it does not change what a trial is",
     "resources.cpus_per_worker": "it is placement: it does not change what a trial is",
@@ -33,7 +34,9 @@ UNSEARCHABLE: Mapping[str, str] = {
     "resources.loader_workers": "it is placement: it does not change what a trial is",
     "resources.sharding": "it is placement: it does not change what a trial is",
 }
-"""Path -> why it cannot be searched; but for `resources`, with all below it."""
+"""Path -> why it cannot be searched; but for `resources` and `rival`, with all below it."""
+
+_SEARCHED_BELOW = ("resources", "rival")
 
 BLOCK_SHAPE = ("model", "model.width", "model.depth", "model.mlp_ratio")
 """Keys that decide the shapes of the blocks, which every auxiliary shares with the target."""
@@ -93,7 +96,7 @@ def known_keys(path: tuple[str | int, ...]) -> tuple[str, ...]:
 def why_unsearchable(path: str) -> str | None:
     """Why `path` cannot be searched; None where it can."""
     top = path.partition(".")[0]
-    return UNSEARCHABLE.get(path) or (UNSEARCHABLE.get(top) if top != "resources" else None)
+    return UNSEARCHABLE.get(path) or (None if top in _SEARCHED_BELOW else UNSEARCHABLE.get(top))
 
 
 def searchable_paths(experiment: Experiment) -> tuple[str, ...]:
@@ -104,6 +107,11 @@ def searchable_paths(experiment: Experiment) -> tuple[str, ...]:
 def needs_auxiliary(path: str) -> bool:
     """Whether `path` has an effect only where an auxiliary is in use."""
     return path in PATHWAY_ONLY or (path.startswith("pathway.") and path != "pathway.auxiliary")
+
+
+def needs_rival(path: str) -> bool:
+    """Whether `path` has an effect only where there is a rival."""
+    return path.startswith("rival.") and path != "rival.kind"
 
 
 def put(data: dict[str, Any], path: str, value: Any) -> None:

@@ -74,7 +74,8 @@ Every key of the file can be searched, except:
    drawn anew as well.
 3. The `search.confirm` best arms that borrow weights (controls left out; trained to the end before
    those stopped early) run on all seeds, and each beside its *matched control*: the same arm with
-   each auxiliary X replaced by `random~X`, Gaussian weights of the same norms.
+   each auxiliary X replaced by `random~X`, Gaussian weights of the same norms. The arms of
+   `search.rivals`, if there are any, follow on the same seeds.
 
 With an empty space, `trials: 1` and `seeds: 1` a study is one trial of the file's configuration.
 

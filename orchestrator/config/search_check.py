@@ -9,6 +9,7 @@ from orchestrator.config.names import nearest
 from orchestrator.config.paths import (
     BLOCK_SHAPE,
     needs_auxiliary,
+    needs_rival,
     searchable_paths,
     why_unsearchable,
 )
@@ -40,7 +41,9 @@ def check_search(experiment: Experiment, attempt: Attempt) -> list[Problem]:
         for path, rule in (
             *_unknown(experiment),
             *_overlapping(paths),
-            *(_misfit(paths) if _may_borrow(experiment) else _idle(paths)),
+            *(() if _may_borrow(experiment) else _idle(paths)),
+            *(_misfit(paths) if _borrowed_shape(experiment) else ()),
+            *(() if _may_rival(experiment) else _idle_of_rivals(paths)),
         )
     ]
     if problems:
@@ -74,6 +77,20 @@ def _may_borrow(experiment: Experiment) -> bool:
     return bool(experiment.pathway.names or searched)
 
 
+def _may_rival(experiment: Experiment) -> bool:
+    return experiment.rival.kind is not None or "rival.kind" in experiment.search.space
+
+
+def _idle_of_rivals(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for path in paths:
+        if needs_rival(path):
+            yield (
+                path,
+                "has no effect, because rival.kind is null and is not searched; search it as well "
+                "(the arms of search.rivals have the file's value)",
+            )
+
+
 def _idle(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
     for path in paths:
         if needs_auxiliary(path):
@@ -82,6 +99,11 @@ def _idle(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
                 "has no effect, because pathway.auxiliary is null and is not searched; "
                 "name an auxiliary there, or search it",
             )
+
+
+def _borrowed_shape(experiment: Experiment) -> bool:
+    """Whether some trial may use an auxiliary, by a pathway or by a rival."""
+    return _may_borrow(experiment) or _may_rival(experiment)
 
 
 def _misfit(paths: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from m2pt.rivals.config import RivalKind
 from orchestrator.config.metrics import METRICS
 from orchestrator.config.names import nearest
 from orchestrator.config.upkeep import FrozenSection
@@ -65,11 +66,23 @@ class Search(FrozenSection):
     plain: its settings without auxiliaries; longer: plain, and as many epochs more as the arm's
     steps cost more; rate: plain, with the learning rate times 1 + the mean |λ| that the arm
     ended with. The verdict is about the first of them."""
+    rivals: tuple[RivalKind, ...] = ()
+    """What runs beside each confirmed arm as well, on its seeds, to ask whether a pathway is worth
+    more than another way (none of it is in the paper). calm, gats and average use the arm's
+    auxiliaries, average and lora its coverage, average its mapping; the rest is the section
+    `rival`'s, and the recipe is the arm's. The report sets them beside it, with what each costs
+    in use."""
 
     @model_validator(mode="after")
     def _controls(self) -> "Search":
         if len(set(self.controls)) < len(self.controls):
             raise RuleError("search.controls", f"has one twice: {', '.join(self.controls)}")
+        return self
+
+    @model_validator(mode="after")
+    def _rivals(self) -> "Search":
+        if len(set(self.rivals)) < len(self.rivals):
+            raise RuleError("search.rivals", f"has one twice: {', '.join(self.rivals)}")
         return self
 
     @model_validator(mode="after")

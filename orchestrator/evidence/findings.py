@@ -261,7 +261,6 @@ def _curves(arm: Arm, measure: Measure) -> list[Curve]:
         finite = {epoch: value for epoch, value in values.items() if math.isfinite(value)}
         if trained(trial) and finite:
             row, epochs, points = arm.row, tuple(finite), tuple(finite.values())
-            curves.append(
-                Curve(row.arm, row.label, row.auxiliary, arm.role, trial.seed, epochs, points)
-            )
+            family = row.label.partition(" · ")[0] if row.kind == "rival" else row.auxiliary
+            curves.append(Curve(row.arm, row.label, family, arm.role, trial.seed, epochs, points))
     return curves

@@ -10,6 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from orchestrator.config.experiment import Experiment, WeightSource
 from orchestrator.config.weights import maturity
 from orchestrator.evidence.findings import Findings
+from orchestrator.evidence.rivals import rivals_table
 from orchestrator.evidence.statistics import PairedDifference, paired_difference, spread
 from orchestrator.evidence.tables import (
     baseline_text,
@@ -45,6 +46,7 @@ def page(
             "tone": _TONES.get(found.verdict.kind, ""),
         },
         figures=_figures(found, experiment),
+        rivals=rivals_table(found),
         leaderboard=_leaderboard(data, found.measure),
         plots={
             "paired": images.get("paired-seeds"),
@@ -209,7 +211,7 @@ def _leaderboard_row(row: Mapping[str, Any], measure: Measure) -> dict[str, Any]
 
 
 def _tags(row: Mapping[str, Any]) -> list[str]:
-    tags = [row["kind"]] if row["kind"] in ("baseline", "control") else []
+    tags = [row["kind"]] if row["kind"] in ("baseline", "control", "rival") else []
     return ["best", *tags] if row["role"] == "best" else tags
 
 

@@ -24,6 +24,7 @@ from orchestrator.evidence.account import (
 )
 from orchestrator.evidence.findings import Findings, findings, progress, tracks_of
 from orchestrator.evidence.page import page
+from orchestrator.evidence.rivals import rivals_as_json
 from orchestrator.evidence.statistics import PairedDifference
 from orchestrator.evidence.tables import rows
 from orchestrator.evidence.verdict import Comparison
@@ -94,6 +95,7 @@ def as_json(
             "validation": _comparison(found.validation),
             "arms_tried": found.tried,
         },
+        "rivals": rivals_as_json(found),
         "leaderboard": rows(found),
         "trials": trial_counts(record),
         "seconds": time_spent(record),

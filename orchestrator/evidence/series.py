@@ -19,7 +19,8 @@ _SCALE = re.compile(
 
 @dataclass(frozen=True)
 class Curve:
-    """One trial's metric, epoch by epoch."""
+    """One trial's metric, epoch by epoch; `auxiliary` is what a legend calls it and its like: what
+    was borrowed from, or which rival it is."""
 
     arm: str
     label: str

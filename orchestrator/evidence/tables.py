@@ -28,7 +28,7 @@ def rows(found: Findings) -> list[dict[str, Any]]:
     """
     listed, rank = [], 0
     for arm in _ordered(found):
-        ranked = arm.row.kind in ("pathway", "plain") and arm.row.mean is not None
+        ranked = arm.row.kind in ("pathway", "plain", "rival") and arm.row.mean is not None
         rank += ranked
         listed.append({"rank": rank if ranked else None, **_row(found, arm)})
     return listed

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from m2pt.data.samples import Dataset
 from m2pt.models.plain import timm_arguments, timm_name
+from m2pt.rivals.config import why_no_export
 from orchestrator.promotion.card import model_card
 from orchestrator.promotion.gate import PromotionError, Proof, check
 from orchestrator.promotion.measure import Merge, Trained, measure
@@ -111,6 +112,9 @@ def export_model(
     Raises:
         PromotionError: the state is not of this trial, or a rule of the gate is broken.
     """
+    rival = trained.config.rival
+    if rival is not None and rival.composed:
+        raise PromotionError(f"trial {identity.trial}: {why_no_export(rival.kind)}")
     merge = measure(trained, dataset, identity.trial, on_test=prove_on_test, device=device)
     check(identity.trial, merge.proof)
     about = _about(trained, dataset, identity, merge)
@@ -143,6 +147,7 @@ def _about(trained: Trained, dataset: Dataset, identity: Identity, merge: Merge)
         "seed": config.seed,
         "epochs": trained.state.meta.get("epoch"),
         "pathway": None if config.pathway is None else asdict(config.pathway),
+        "rival": None if config.rival is None else asdict(config.rival),
         "auxiliaries": sorted(trained.auxiliaries),
         "scales": dict(merge.scales),
         "metrics": dict(identity.metrics or {}),

@@ -20,6 +20,7 @@ from m2pt.models.build import build_model
 from m2pt.models.plain import timm_model
 from m2pt.pathway.reparam import fuse_pathway, has_pathway, scales
 from m2pt.pathway.weight import Joined, joined
+from m2pt.rivals.join import merge_rival
 from m2pt.training.bounds import figures
 from m2pt.training.evaluate import logits
 from m2pt.training.loop import Training
@@ -87,7 +88,7 @@ def measure(
         PromotionError: the state is not of this trial, or the fused weights load into no target.
     """
     model = _restored(trained, dataset, trial, device)
-    fused = fuse_pathway(copy.deepcopy(model))
+    fused = merge_rival(fuse_pathway(copy.deepcopy(model)))
     state = {name: t.detach().cpu().contiguous() for name, t in fused.state_dict().items()}
     counted = sum(state[name].numel() for name, _ in fused.named_parameters())
     del fused

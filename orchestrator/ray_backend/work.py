@@ -17,6 +17,7 @@ from m2pt.training.world import World
 from m2pt.weights.load import blocks_to_bytes
 from m2pt.weights.whole import whole_to_bytes
 from orchestrator.config.io import from_dict
+from orchestrator.promotion.cost import cost_of
 from orchestrator.promotion.export import Identity, Trained, export_model, write
 from orchestrator.promotion.stored import dataset_of, final_state, inputs_from, with_record
 from orchestrator.ray_backend.pretraining import PretrainSession
@@ -101,7 +102,8 @@ def pretrain(gang: Gang, turn: Json, call: Json) -> Json:
 
 
 def settle(gang: Gang, turn: Json, call: Json) -> Json:
-    """Read the test split once with a trial's final state; fuse, prove and export if asked.
+    """Read the test split once with a trial's final state; if asked, measure what it costs in use,
+    and fuse, prove and export.
 
     Rank 0 does it by itself: the figures then do not depend on how many workers there are.
     """
@@ -123,6 +125,9 @@ def settle(gang: Gang, turn: Json, call: Json) -> Json:
         world=world,
     )
     metrics = {f"test/{name}": value for name, value in test.items()}
+    if assignment["costed"]:
+        dataset = dataset_of(config.data)
+        metrics |= cost_of(training.model, config, dataset, device=world.device)
     outcome: Json = {"kind": "finished", "metrics": metrics}
     return outcome | _export(assignment, trained, metrics) if assignment["export"] else outcome
 

@@ -9,11 +9,12 @@ from typing import Any, TypeAlias
 
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.io import as_dict
-from orchestrator.config.paths import get, needs_auxiliary
+from orchestrator.config.paths import get, needs_auxiliary, needs_rival
 from orchestrator.errors import RequestError
-from orchestrator.study.arms import baseline_values, names_in
+from orchestrator.study.arms import baseline_values, names_in, rival_in
 from orchestrator.study.controls import controls_of
 from orchestrator.study.identity import Digests, canonical
+from orchestrator.study.rivals import rivals_of
 from orchestrator.study.sampler import Observation, Sampler
 from orchestrator.study.selection import full_epochs, leaders
 from orchestrator.study.trial import DigestsOf, TrialPlan, plan_trial
@@ -219,7 +220,9 @@ class Agenda:
     def _is_just_the_baseline(self, cell: Values) -> bool:
         """Whether every configuration of a grid cell is the baseline, which runs in any case."""
         free = [p for p in self._space.order if p not in cell and self._space.active(p, cell)]
-        if names_in(self._experiment, cell) or not all(map(needs_auxiliary, free)):
+        if names_in(self._experiment, cell) or rival_in(self._experiment, cell) is not None:
+            return False
+        if not all(needs_auxiliary(path) or needs_rival(path) for path in free):
             return False
         try:
             plan = self._plan(cell, "search", self._experiment.seed)
@@ -228,10 +231,11 @@ class Agenda:
         return plan.trial == self._baselines[0].trial
 
     def _confirmation(self, record: RecordView) -> TrialPlan | None:
-        """The best arms on all seeds, each followed by its controls."""
+        """The best arms on all seeds, each followed by its controls and its rivals."""
         for leader in leaders(record, self._experiment):
             stages: list[tuple[Stage, Mapping[str, Any]]] = [("confirm", leader.values)]
             stages += [("control", v) for _, v in controls_of(self._experiment, leader)]
+            stages += [("rival", v) for _, v in rivals_of(self._experiment, leader)]
             for stage, values in stages:
                 for seed in self.seeds:
                     plan = self._plan(values, stage, seed)
@@ -246,7 +250,8 @@ class Agenda:
 
     @cached_property
     def _file_as_it_is(self) -> TrialPlan:
-        stage: Stage = "search" if self._experiment.pathway.names else "baseline"
+        changed = self._experiment.pathway.names or self._experiment.rival.kind is not None
+        stage: Stage = "search" if changed else "baseline"
         return self._plan({}, stage, self._experiment.seed)
 
     def _rebuilt(self, trial: TrialView) -> TrialPlan:
@@ -255,6 +260,7 @@ class Agenda:
             "search": "search",
             "confirm": "confirm",
             "control": "control",
+            "rival": "rival",
         }
         plan = self._plan(trial.values, stages[trial.stage], trial.seed)
         if plan.trial != trial.trial:

@@ -1,6 +1,7 @@
 """Arms in words, and which auxiliaries an arm uses. Pure."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from m2pt.pathway.config import (
@@ -12,14 +13,17 @@ from m2pt.pathway.config import (
     Pathway,
     Scale,
 )
+from m2pt.rivals.config import Rival, RivalKind
 from orchestrator.config.experiment import BASELINE, Experiment, PathwaySection
 from orchestrator.config.paths import needs_auxiliary
+from orchestrator.config.rivals import names_of, rival_of
 from orchestrator.config.weights import ControlKind
 from search_spaces.space import Choice, Grid
 
-Kind = Literal["baseline", "plain", "pathway", "control"]
+Kind = Literal["baseline", "plain", "pathway", "control", "rival"]
 """baseline: no auxiliary, the file's configuration; plain: no auxiliary, something else changed;
-control: at least one auxiliary that carries no knowledge, or an arm that runs as a control."""
+control: at least one auxiliary that carries no knowledge, or an arm that runs as a control; rival:
+something else in the place of a pathway."""
 
 MATCHED: ControlKind = "random"
 """The kind of control that a confirmed arm is set beside."""
@@ -33,11 +37,12 @@ def label(experiment: Experiment, arm: Experiment) -> str:
         arm: the configuration of the arm.
     """
     searched = tuple(experiment.search.space)
-    parts = [auxiliary_text(arm.pathway.names)]
+    rival = rival_of(arm)
+    parts = _rival_parts(rival, arm) if rival else [auxiliary_text(arm.pathway.names)]
     if arm.pathway.names:
         parts += _pathway_parts(arm.pathway, searched)
     others = _other_parts(experiment, arm, searched)
-    if not arm.pathway.names and not others:
+    if not arm.pathway.names and not others and rival is None:
         return f"{BASELINE} (baseline)"
     return " · ".join(parts + others)
 
@@ -74,14 +79,19 @@ def scale_text(scale: Scale) -> str:
     return " ".join(words)
 
 
+def rival_in(experiment: Experiment, values: Mapping[str, Any]) -> RivalKind | None:
+    """The kind of rival that there is once `values` are set in `experiment`."""
+    kind: RivalKind | None = values.get("rival.kind", experiment.rival.kind)
+    return kind
+
+
 def names_in(experiment: Experiment, values: Mapping[str, Any]) -> tuple[str, ...]:
-    """The auxiliaries in use once `values` are set in `experiment`."""
+    """The auxiliaries of the pathway once `values` are set in `experiment`."""
     section = values.get("pathway")
     whole = section.get("auxiliary") if isinstance(section, Mapping) else None
     fallback = whole if isinstance(section, Mapping) else experiment.pathway.auxiliary
     value = values.get("pathway.auxiliary", fallback)
-    names = (value,) if isinstance(value, str) else tuple(value or ())
-    return () if names == (BASELINE,) else names
+    return names_of(value)
 
 
 def is_control(experiment: Experiment, name: str) -> bool:
@@ -92,6 +102,8 @@ def is_control(experiment: Experiment, name: str) -> bool:
 
 def kind_of(experiment: Experiment, values: Mapping[str, Any], stage: str) -> Kind:
     """What an arm is for."""
+    if rival_in(experiment, values) is not None:
+        return "rival"
     if stage == "control":
         return "control"
     names = names_in(experiment, values)
@@ -120,29 +132,63 @@ def baseline_values(experiment: Experiment) -> dict[str, Any]:
     borrows = experiment.pathway.names or any(
         path == "pathway" or path.startswith("pathway.") for path in experiment.search.space
     )
-    return {"pathway.auxiliary": None} if borrows else {}
+    plain: dict[str, Any] = {"pathway.auxiliary": None} if borrows else {}
+    if experiment.rival.kind is not None or "rival.kind" in experiment.search.space:
+        plain["rival.kind"] = None
+    return plain
 
 
 def possible_auxiliaries(experiment: Experiment) -> tuple[str, ...]:
     """Every auxiliary that some trial may use, those that controls are made like included first."""
+    searched = experiment.search.space.keys()
+    wanted = [pathway_auxiliaries(experiment)]
+    if experiment.rival.kind is not None or "rival.kind" in searched:
+        named = (experiment.rival.auxiliary, *_values_of(experiment, "rival.auxiliary"))
+        wanted += [names_of(value) for value in named]
+    return experiment.with_sources(name for names in wanted for name in names)
+
+
+def pathway_auxiliaries(experiment: Experiment) -> tuple[str, ...]:
+    """Every auxiliary that some trial may have in a pathway."""
     wanted = [experiment.pathway.names]
     for path in ("pathway", "pathway.auxiliary"):
-        distribution = experiment.search.space.get(path)
-        if isinstance(distribution, Choice | Grid):
-            wanted += [names_in(experiment, {path: value}) for value in distribution.values]
-    return experiment.with_sources(name for names in wanted for name in names)
+        wanted += [names_in(experiment, {path: value}) for value in _values_of(experiment, path)]
+    return tuple(dict.fromkeys(name for names in wanted for name in names))
+
+
+def possible_rivals(experiment: Experiment) -> tuple[Rival, ...]:
+    """Every rival that some trial may be, with what decides which auxiliaries fit it."""
+    section = experiment.rival
+    kinds = [section.kind, *experiment.search.rivals, *_values_of(experiment, "rival.kind")]
+    found = [
+        replace(section.of_kind(kind), every=every, mapping=rule).plainest()
+        for kind in kinds
+        if kind is not None
+        for every in (section.every, *_values_of(experiment, "rival.every"))
+        for rule in (section.mapping, *_values_of(experiment, "rival.mapping"))
+    ]
+    return tuple(dict.fromkeys(found))
 
 
 def possible_mappings(experiment: Experiment) -> tuple[MappingName | int | tuple[int, ...], ...]:
     """Every rule by which some trial may join blocks."""
-    values: list[Any] = []
-    for path, distribution in experiment.search.space.items():
-        if isinstance(distribution, Choice | Grid) and path in ("pathway", "pathway.mapping"):
-            values += distribution.values
+    paths = ("pathway", "pathway.mapping")
+    values = [value for path in paths for value in _values_of(experiment, path)]
     sections = [value if isinstance(value, Mapping) else {"mapping": value} for value in values]
     searched = [Pathway(mapping=section["mapping"]) for section in sections if "mapping" in section]
     found = [experiment.pathway.mapping, *(pathway.mapping for pathway in searched)]
-    return tuple(dict.fromkeys(found))
+    averaged = [one.mapping for one in possible_rivals(experiment) if one.kind == "average"]
+    return tuple(dict.fromkeys((found if pathway_auxiliaries(experiment) else []) + averaged))
+
+
+def _values_of(experiment: Experiment, path: str) -> list[Any]:
+    """What a searched path may be; of a range its least, which asks the most of auxiliaries."""
+    distribution = experiment.search.space.get(path)
+    if distribution is None:
+        return []
+    if isinstance(distribution, Choice | Grid):
+        return list(distribution.values)
+    return [distribution.bounds[0]]
 
 
 def _matched_to(experiment: Experiment, name: str) -> str:
@@ -170,6 +216,27 @@ def _pathway_parts(section: PathwaySection, searched: tuple[str, ...]) -> list[s
     return parts
 
 
+def _rival_parts(rival: Rival, arm: Experiment) -> list[str]:
+    """A rival in words, such as "calm with audio", "every 4 blocks"."""
+    names = auxiliary_text(arm.rival.names)
+    parts = [f"{rival.kind} with {names}" if rival.borrows else str(rival.kind)]
+    if rival.composed:
+        parts.append("every block" if rival.every == 1 else f"every {rival.every} blocks")
+    for name, word in (("heads", "heads"), ("width", "wide")):
+        number = getattr(rival, name)
+        parts += [] if number is None else [f"{number} {word}"]
+    if rival.kind == "lora":
+        parts.append(f"rank {rival.rank}")
+    if rival.kind == "average":
+        parts.append(f"share {rival.share:.3g}")
+    default = Rival()
+    if rival.coverage != default.coverage:
+        parts.append(coverage_text(rival.coverage))
+    if rival.mapping != default.mapping:
+        parts.append(_mapping_text(rival.mapping))
+    return parts
+
+
 def _mapping_text(rule: str | int | tuple[int, ...]) -> str:
     if isinstance(rule, tuple):
         return "blocks from " + ",".join(map(str, rule))
@@ -186,7 +253,7 @@ def _training_text(training: AuxiliaryTraining) -> str:
 
 def _other_parts(experiment: Experiment, arm: Experiment, searched: tuple[str, ...]) -> list[str]:
     """Searched keys outside the pathway, each by the last part of its path where that is plain."""
-    others = [path for path in searched if path.partition(".")[0] != "pathway"]
+    others = [path for path in searched if path.partition(".")[0] not in ("pathway", "rival")]
     if not arm.pathway.names:
         others = [
             path

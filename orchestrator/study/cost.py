@@ -9,10 +9,12 @@ from itertools import cycle, islice
 from math import ceil, prod
 from typing import Any
 
-from m2pt.models.config import ModelConfig
+from m2pt.models.config import ModelConfig, linear_shape
 from m2pt.pathway.config import LINEARS, LinearName
 from m2pt.pathway.coverage import scale_group, scale_places, select
+from m2pt.rivals.size import Added, added
 from orchestrator.config.experiment import Budget, Experiment, Resources
+from orchestrator.config.rivals import rival_of
 from orchestrator.study.agenda import Agenda
 from orchestrator.study.arms import is_control, possible_auxiliaries
 from orchestrator.study.forecast import ForeseenTrial, Range, going_on, written
@@ -46,7 +48,8 @@ class ArmCost:
     """One arm on one worker.
 
     Attributes:
-        target, auxiliary, scales: parameters of each part; `scales` are the λ values.
+        target, auxiliary, scales: parameters of each part; `scales` are the λ values. An auxiliary
+            that a rival runs beside the target is counted with its biases.
         auxiliary_trained: whether auxiliary weights are trained along (else they are frozen).
         trained: all parameters that the optimiser changes.
         weights_bytes, gradients_bytes, optimizer_bytes: what training holds of them.
@@ -96,13 +99,19 @@ def arm_cost(
     scales = many * sum(numbers_of.values())
     training = pathway.training
     changes = many * training.rank * sum(sum(linear_shape(experiment.model, n)) for _, n in linears)
-    borrowed = many * (covered + _biases(experiment, linears))
-    learned = borrowed if training.kind == "trained" else changes
+    rival = rival_of(experiment)
+    beside = (
+        Added(0, 0, 0)
+        if rival is None
+        else added(rival, experiment.model, len(experiment.rival.names))
+    )
+    borrowed = many * (covered + _biases(experiment, linears)) + beside.frozen
+    learned = (borrowed if training.kind == "trained" and many else changes) + beside.trained
     target = numbers.head if experiment.training.train == "probe" else numbers.parameters
     trained = target + learned + (scales if pathway.scale.learned else 0)
     kept = target + numbers.buffers + scales + learned
     averaged = 0 if experiment.training.ema_decay is None else kept
-    own = item * (numbers.parameters + changes + averaged)
+    own = item * (numbers.parameters + changes + beside.trained + averaged)
     own += (2 if pathway.keep == "bf16" else item) * borrowed
     plain = (
         activation_estimate(experiment, numbers) if activations_bytes is None else activations_bytes
@@ -121,13 +130,6 @@ def arm_cost(
         activations_bytes=plain + item * covered,  # W + λW' is kept as well
         checkpoint_bytes=item * (kept + averaged + STATES_PER_PARAMETER * trained),
     )
-
-
-def linear_shape(model: ModelConfig, linear: LinearName) -> tuple[int, int]:
-    """Outputs and inputs of one linear of a block."""
-    width, hidden = model.width, int(model.width * model.mlp_ratio)
-    shapes = {"qkv": (3 * width, width), "proj": (width, width)}
-    return (shapes | {"fc1": (hidden, width), "fc2": (width, hidden)})[linear]
 
 
 def linear_sizes(model: ModelConfig) -> dict[LinearName, int]:
@@ -279,7 +281,7 @@ def _stages(
     more = counts.get("search", 0) - len(searched)
     opening = [*arms, *islice(cycle(searched), max(0, more))] if searched else list(arms)
     first = tuple(_foreseen(arm, counts.get("search", 0)) for arm in opening)
-    again = counts.get("confirm", 0) + counts.get("control", 0)
+    again = sum(counts.get(stage, 0) for stage in ("confirm", "control", "rival"))
     return (first, tuple(islice(_confirmed(experiment, arms), again))) if again else (first,)
 
 

@@ -16,6 +16,7 @@ from m2pt.pretrain.config import PretrainConfig
 from m2pt.training.recipe import Numerics
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.paths import PATHWAY_ONLY
+from orchestrator.config.rivals import rival_of
 
 FORMAT = 1
 """Raised when the meaning of a configuration changes, so that old results are not taken for new."""
@@ -66,8 +67,8 @@ def arm_id(experiment: Experiment, digests: Digests) -> str:
 
 def arm_identity(experiment: Experiment, digests: Digests) -> dict[str, Any]:
     """Everything but the seed that changes the result of a trial, as plain values."""
-    borrowed = [_source(experiment, name, digests) for name in experiment.pathway.names]
-    pathway = experiment.pathway.pathway
+    borrowed = [_source(experiment, name, digests) for name in experiment.borrowed]
+    pathway, rival = experiment.pathway.pathway, rival_of(experiment)
     data = plain(experiment.data)
     for place in ("source", "test_source"):  # the digest says what is there
         del data[place]
@@ -75,7 +76,7 @@ def arm_identity(experiment: Experiment, digests: Digests) -> dict[str, Any]:
     if pathway is None:
         for path in PATHWAY_ONLY:
             training.pop(path.removeprefix("training."), None)
-    return {
+    identity = {
         "format": FORMAT,
         "data": {**data, "digest": digests.data},
         "model": plain(experiment.model),
@@ -86,6 +87,7 @@ def arm_identity(experiment: Experiment, digests: Digests) -> dict[str, Any]:
         "precision": experiment.resources.precision,
         "compile": experiment.resources.compile,
     }
+    return identity if rival is None else {**identity, "rival": plain(rival)}
 
 
 def pretrain_fingerprint(

@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.config.experiment import Experiment, Scheduler, WeightSource
 from orchestrator.config.weights import maturity
 from orchestrator.study.agenda import Agenda
-from orchestrator.study.arms import is_control, possible_auxiliaries
+from orchestrator.study.arms import is_control, pathway_auxiliaries, possible_auxiliaries
 from orchestrator.study.identity import Digests
 from orchestrator.study.trial import DigestsOf, TrialPlan
 from orchestrator.study.view import EpochView, Stage, value_text
@@ -218,7 +218,8 @@ def placeholders(experiment: Experiment) -> Digests:
 def _stages(experiment: Experiment, agenda: Agenda, size: int | None) -> tuple[StageLine, ...]:
     search = experiment.search
     if agenda.single:
-        stage: Stage = "search" if experiment.pathway.names else "baseline"
+        changed = experiment.pathway.names or experiment.rival.kind is not None
+        stage: Stage = "search" if changed else "baseline"
         return (StageLine(stage, 1, "the file's configuration, once"),)
     seeds = len(agenda.seeds)
     searched = min(search.trials, _most_configurations(experiment, agenda, size))
@@ -237,20 +238,25 @@ def _stages(experiment: Experiment, agenda: Agenda, size: int | None) -> tuple[S
             confirmed * seeds * len(search.controls),
             f"each confirmed arm beside its controls: {', '.join(search.controls)}",
         ),
+        StageLine(
+            "rival",
+            confirmed * seeds * len(search.rivals),
+            f"and beside its rivals: {', '.join(search.rivals)}",
+        ),
     )
     return tuple(line for line in lines if line.trials)
 
 
 def _most_configurations(experiment: Experiment, agenda: Agenda, size: int | None) -> int:
     if not experiment.search.space:
-        return 1 if experiment.pathway.names else 0
+        return int(bool(experiment.pathway.names) or experiment.rival.kind is not None)
     if size is None:
         return experiment.search.trials
     return size - agenda.covers_baseline
 
 
 def _borrows(experiment: Experiment) -> bool:
-    return any(not is_control(experiment, name) for name in possible_auxiliaries(experiment))
+    return any(not is_control(experiment, name) for name in pathway_auxiliaries(experiment))
 
 
 def _cells(agenda: Agenda, trials: int) -> tuple[CellLine, ...]:
@@ -285,6 +291,10 @@ def _warnings(experiment: Experiment, agenda: Agenda, size: int | None) -> tuple
         found.append(
             f"the grid has {len(agenda.sampler.cells)} cells, but search.trials is "
             f"{search.trials}: some cells stay empty"
+        )
+    if search.rivals and not (search.confirm and _borrows(experiment)):
+        found.append(
+            "search.rivals run beside confirmed arms with a pathway, and there will be none"
         )
     if not _borrows(experiment):
         found.append("no trial borrows weights: pathway.auxiliary is null and is not searched")

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean, stdev
 
 from orchestrator.config.experiment import Experiment
 from orchestrator.study.arms import MATCHED, Kind, kind_of, matched_values
 from orchestrator.study.controls import controls_of
 from orchestrator.study.identity import canonical
+from orchestrator.study.rivals import rivals_of
 from orchestrator.study.view import RecordView, TrialView, last_metric, metric_at, trained
 
 
@@ -17,7 +19,7 @@ class ArmRow:
 
     Attributes:
         arm, label, auxiliary, coverage: as in the record.
-        kind: baseline, plain (no auxiliary, but other settings), pathway or control.
+        kind: baseline, plain (no auxiliary, but other settings), pathway, control or rival.
         stages: in which stages it ran.
         trials: trial id by seed.
         metrics: the searched metric by seed, after each trial's last epoch. Where some seeds were
@@ -27,7 +29,8 @@ class ArmRow:
         deltas: metric minus the baseline's by seed, where the baseline has that seed; for a
             partial arm the baseline's is taken at the same epoch. Empty for the baseline.
         delta: mean of the deltas.
-        control_of, control_kind: for a control, the arm that it is matched to, and what it is.
+        control_of, control_kind: for a control or a rival, the arm that it was set beside, and
+            what it is.
     """
 
     arm: str
@@ -210,14 +213,14 @@ def _deltas(
 
 
 def _matched(record: RecordView, experiment: Experiment) -> dict[str, tuple[str, str]]:
-    """Control arm -> the arm that it is matched to, and the kind of control that it is."""
+    """Control or rival -> the arm that it is set beside, and the kind of it."""
     arms: dict[str, str] = {}
     controls: dict[str, str] = {}
     found: dict[str, tuple[str, str]] = {}
     by_values = {
         canonical(trial.values): trial.arm
         for trial in record.trials.values()
-        if trial.stage == "control"
+        if trial.stage in ("control", "rival")
     }
     for trial in record.trials.values():
         kind = kind_of(experiment, trial.values, trial.stage)
@@ -227,7 +230,7 @@ def _matched(record: RecordView, experiment: Experiment) -> dict[str, tuple[str,
     for alike in controls.keys() & arms.keys():
         found[controls[alike]] = arms[alike], MATCHED
     for leader in leaders(record, experiment):
-        for name, values in controls_of(experiment, leader):
+        for name, values in chain(controls_of(experiment, leader), rivals_of(experiment, leader)):
             arm = by_values.get(canonical(values))
             if arm is not None:
                 found[arm] = leader.arm, name

@@ -76,7 +76,13 @@ def plan_trial(
         stage=stage,
         seed=seed,
         values=dict(values),
-        auxiliary=auxiliary_text(own.pathway.names),
-        coverage=coverage_text(own.pathway.coverage) if own.pathway.names else "none",
+        auxiliary=auxiliary_text(own.borrowed),
+        coverage=_coverage_text(own),
         experiment=own,
     )
+
+
+def _coverage_text(own: Experiment) -> str:
+    if own.rival.kind in ("average", "lora"):
+        return coverage_text(own.rival.coverage)
+    return coverage_text(own.pathway.coverage) if own.pathway.names else "none"

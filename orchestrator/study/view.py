@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any, Literal, Protocol, TypeAlias
 
-Stage: TypeAlias = Literal["baseline", "search", "confirm", "control"]
+Stage: TypeAlias = Literal["baseline", "search", "confirm", "control", "rival"]
 UNFINISHED = ("planned", "running")
 ENDED_WELL = ("finished", "stopped")
 
@@ -42,7 +42,7 @@ class TrialView(Protocol):
 
     @property
     def stage(self) -> str:
-        """baseline, search, confirm or control."""
+        """baseline, search, confirm, control or rival."""
 
     @property
     def seed(self) -> int:

@@ -11,6 +11,7 @@ from m2pt.data.config import DataConfig
 from m2pt.data.load import load
 from m2pt.models.config import Tokenizer
 from m2pt.pathway.config import Envelope, Pathway, Scale
+from m2pt.rivals.config import Rival
 from m2pt.training import numerics as numerics_module
 from m2pt.training.evaluate import evaluate, logits
 from m2pt.training.recipe import Numerics, TrainingConfig
@@ -41,6 +42,8 @@ CASES = {
     "each sample twice": replace(
         config_of(), data=replace(DATA, augment="light"), recipe=replace(RECIPE, repeats=2)
     ),
+    "cross-attention": replace(config_of(accumulate=2), rival=Rival("calm", every=1)),
+    "gathered": replace(config_of(train="probe"), rival=Rival("gats", every=2)),
     # 90 samples in batches of 89 leave one: a rank without any, in both of its micro-batches
     "last batch of one": config_of(Pathway(), batch_size=89, accumulate=2),
     # statistics over a batch: of all ranks together, with shares of different sizes and none

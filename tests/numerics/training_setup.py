@@ -40,8 +40,9 @@ def block_weights(seed: int = 7, model: ModelConfig = MODEL) -> dict[str, Tensor
 
 
 def training_of(config: TrainingConfig, world: World | None = None) -> Training:
-    """A training of `config`; with a pathway, beside one auxiliary called `audio`."""
-    auxiliaries = {"audio": block_weights(model=config.model)} if config.pathway else {}
+    """A training of `config`; with what borrows, beside one auxiliary called `audio`."""
+    borrows = config.pathway or (config.rival and config.rival.borrows)
+    auxiliaries = {"audio": block_weights(model=config.model)} if borrows else {}
     return Training(config, load(config.data), auxiliaries, world=world or World())
 
 
