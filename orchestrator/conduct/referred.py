@@ -29,7 +29,7 @@ def referred(
         StorageError: the store cannot be reached, or what lies there is damaged.
         ValueError: what lies there are no block weights.
     """
-    from m2pt.weights.load import blocks_from_bytes
+    from m2pt.weights.files import blocks_from_bytes
 
     if isinstance(reference, BlobReference):
         key, digest, blob = layout.blob(reference.sha256), reference.sha256, True

@@ -165,7 +165,7 @@ class Supply:
 
     def _import(self, name: str, source: WeightSource) -> str:
         """Weights from a file, or by reference, in canonical form, as a blob."""
-        from m2pt.weights.load import blocks_to_bytes
+        from m2pt.weights.files import blocks_to_bytes
 
         blocks, sha256 = read_weights(self.experiment, name, source, self.store)
         return sha256 or blobs.put(self.store, blocks_to_bytes(blocks))
@@ -212,7 +212,7 @@ def read_weights(
     `StorageError`.
     """
     from m2pt.weights.blocks import check_fit, depth_of_blocks
-    from m2pt.weights.load import load_blocks
+    from m2pt.weights.files import load_blocks
 
     assert source.weights is not None  # the caller looked
     where, reference, sha256 = f"{key_of(name)}.weights", reference_in(source.weights), None

@@ -24,7 +24,7 @@ from m2pt.weights.blocks import (
     matrices_of,
 )
 from m2pt.weights.layouts import canonical
-from m2pt.weights.load import blocks_from_bytes, blocks_to_bytes, load_blocks, save_blocks
+from m2pt.weights.files import blocks_from_bytes, blocks_to_bytes, load_blocks, save_blocks
 
 State = dict[str, Any]
 

@@ -4,8 +4,10 @@ import hashlib
 import os
 import pickle
 import warnings
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -20,15 +22,32 @@ _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _HEAD_BYTES = 64
 
 
-def load_blocks(path: str | os.PathLike[str], *, sha256: str | None = None) -> dict[str, Tensor]:
-    """Canonical block weights from a safetensors or torch file; its kind is told by its content.
+class Read(NamedTuple):
+    """What a file held, and its digest."""
 
-    Torch files are read with `weights_only=True`: nothing in them is run. With `sha256`, a file
-    of another digest is not read at all.
+    content: object
+    sha256: str
+
+
+def load_blocks(path: str | os.PathLike[str], *, sha256: str | None = None) -> dict[str, Tensor]:
+    """Canonical block weights from a file of any known layout, read as `read_file` does.
 
     Raises:
         WeightsError: the file is missing, damaged or another one, needs code to be read, has an
             unknown layout, or holds weights that are incomplete or not finite.
+    """
+    return canonical(read_file(path, sha256=sha256).content, str(path))
+
+
+def read_file(path: str | os.PathLike[str], *, sha256: str | None = None) -> Read:
+    """What a safetensors or torch file holds; its kind is told by its content.
+
+    Torch files are read with `weights_only=True`: nothing in them is run. The arguments of a
+    training (`argparse.Namespace`), which MAE and VideoMAE save beside the model, are plain values
+    and allowed. With `sha256`, a file of another digest is not read at all.
+
+    Raises:
+        WeightsError: the file is missing, damaged or another one, or needs code to be read.
     """
     file = Path(path)
     if not file.is_file():
@@ -37,14 +56,14 @@ def load_blocks(path: str | os.PathLike[str], *, sha256: str | None = None) -> d
     with file.open("rb") as opened:
         head = opened.read(_HEAD_BYTES)
         opened.seek(0)
-        found = hashlib.file_digest(opened, "sha256").hexdigest() if sha256 else None
-    if found != sha256:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if sha256 not in (None, found):
         raise WeightsError(
             f"{file}: its sha256 is {found}, not {sha256}; fetch it again, or correct the digest"
         )
     _check_head(file, head)
     is_torch = head.startswith((_ZIP, _PICKLE))
-    return canonical(_torch_content(file) if is_torch else _safetensors_content(file), str(file))
+    return Read(_torch_content(file) if is_torch else _safetensors_content(file), found)
 
 
 def save_blocks(source: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
@@ -108,7 +127,7 @@ def _safetensors_content(file: Path) -> object:
 
 def _torch_content(file: Path) -> object:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
