@@ -79,9 +79,11 @@ def converted(content: object, where: str, layout: str = AUTO) -> Converted:
     sound = checked({name: state[name] for name in state if _is_linear(name)}, where)
     others = {name: _as_timm(name, state[name]) for name in state if name not in sound}
     for name, tensor in others.items():
-        check_values(name, tensor, where)
+        if tensor.is_floating_point():  # and no counter, as batch norms have
+            check_values(name, tensor, where)
+            others[name] = widened(tensor)
     unused = tuple(name for name in tensors if name not in places)
-    return Converted(row, part, {**{n: widened(t) for n, t in others.items()}, **sound}, unused)
+    return Converted(row, part, {**others, **sound}, unused)
 
 
 def plain_blocks(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

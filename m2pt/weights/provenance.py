@@ -89,6 +89,10 @@ class Provenance:
         except TypeError as error:
             raise ValueError(f"no provenance of weights: {error}") from error
 
+    def with_origin(self, origin: Origin) -> "Provenance":
+        """The same weights, made from something else."""
+        return replace(self, origin=origin)
+
     @property
     def shape(self) -> str:
         """Depth, width and heads in words."""

@@ -6,8 +6,7 @@ fingerprint covers everything that changes them, and the store remembers the blo
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from m2pt.data.describe import describe
 from m2pt.data.schema import DataAway
@@ -15,10 +14,11 @@ from m2pt.pathway.coverage import mapping
 from m2pt.pretrain.config import PretrainConfig
 from orchestrator.conduct.assign import patience
 from orchestrator.conduct.made import Made, Pretraining, failure, pretraining, read_made
-from orchestrator.conduct.referred import referred
+from orchestrator.conduct.outside import load_outside, provenance_made, provenance_said
+from orchestrator.conduct.referred import provenance_of, referred
 from orchestrator.config.experiment import Experiment, WeightSource
 from orchestrator.config.io import as_dict
-from orchestrator.config.weights import maturity, reference_in
+from orchestrator.config.weights import file_of, maturity, reference_in
 from orchestrator.errors import RequestError, StorageError
 from orchestrator.storage import blobs, layout
 from orchestrator.storage.checkpoints import Accepted
@@ -68,9 +68,9 @@ class Supply:
         for name, source in sources(self.experiment).items():
             if name in self.imported:
                 digests[name] = self.imported[name]
+                self._restate(name, source)
             elif source.weights is not None:
                 digests[name] = self._import(name, source)
-                self.emit({"kind": "auxiliary_ready", "name": name, "sha256": digests[name]})
             elif source.pretrain is not None:
                 making[name] = source.pretrain
         bases = {maturity(name)[0]: config for name, config in making.items()}
@@ -137,7 +137,8 @@ class Supply:
         for name in one.names:
             for event in made.events(name, one.config.epochs):
                 marks = {"fingerprint": one.fingerprint, "reused": reused or name != one.names[0]}
-                self.emit(event | marks)
+                said = provenance_made(self.experiment, one.config, event["sha256"])
+                self.emit(event | marks | {"provenance": said})
 
     def _let_go(self, one: Pretraining) -> None:
         folder = layout.checkpoints(self.experiment.name, one.place)
@@ -164,11 +165,26 @@ class Supply:
         return made
 
     def _import(self, name: str, source: WeightSource) -> str:
-        """Weights from a file, or by reference, in canonical form, as a blob."""
+        """Weights from outside, or by reference, in canonical form, as a blob; told as ready."""
         from m2pt.weights.files import blocks_to_bytes
 
-        blocks, sha256 = read_weights(self.experiment, name, source, self.store)
-        return sha256 or blobs.put(self.store, blocks_to_bytes(blocks))
+        found = read_weights(self.experiment, name, source, self.store)
+        sha256 = found.sha256 or blobs.put(self.store, blocks_to_bytes(found.blocks))
+        self._ready(name, sha256, found.provenance)
+        return sha256
+
+    def _ready(self, name: str, sha256: str, said: Json | None) -> None:
+        event = {"kind": "auxiliary_ready", "name": name, "sha256": sha256}
+        self.emit(event if said is None else event | {"provenance": said})
+
+    def _restate(self, name: str, source: WeightSource) -> None:
+        """Tell what the file states of weights now, where that is other than what was told."""
+        known = self.earlier.get(name)
+        if known is None or known.provenance is None or source.provenance is None:
+            return
+        said = provenance_said(self.experiment, source, known.provenance)
+        if said != known.provenance:
+            self._ready(name, known.sha256, said)
 
 
 def imported(store: Store, experiment: Experiment, record: StudyRecord) -> dict[str, str]:
@@ -185,7 +201,7 @@ def imported(store: Store, experiment: Experiment, record: StudyRecord) -> dict[
         name: record.auxiliaries[name].sha256
         for name, place in places.items()
         if name in record.auxiliaries
-        and (reference_in(place) is not None or not Path(place).exists())
+        and ((file := file_of(place)) is None or not file.exists())
         and store.exists(layout.blob(record.auxiliaries[name].sha256))
     }
 
@@ -201,10 +217,20 @@ def data_digest(experiment: Experiment) -> str:
         raise RequestError(f"data: {error}") from error
 
 
+class FoundWeights(NamedTuple):
+    """Block weights that fit a model."""
+
+    blocks: Any
+    sha256: str | None
+    """Of the blob that they are, if they are one."""
+    provenance: Json | None
+    """Where they come from, as the journal says it; None where nothing is known."""
+
+
 def read_weights(
     experiment: Experiment, name: str, source: WeightSource, store: Store | None = None
-) -> tuple[Any, str | None]:
-    """The block weights of a source, which fit the model, and of what blob they are, if of one.
+) -> FoundWeights:
+    """The block weights of a source, which fit the model.
 
     `store` is the experiment's, where that is open already.
 
@@ -212,22 +238,24 @@ def read_weights(
     `StorageError`.
     """
     from m2pt.weights.blocks import check_fit, depth_of_blocks
-    from m2pt.weights.files import load_blocks
 
     assert source.weights is not None  # the caller looked
     where, reference, sha256 = f"{key_of(name)}.weights", reference_in(source.weights), None
+    known: Json | None = None
     try:
         if reference is None:
-            blocks = load_blocks(Path(source.weights), sha256=source.sha256)
+            found = load_outside(source)
+            blocks, known = found.blocks(), found.provenance.as_dict()
         else:
             opened = store or Store.open(experiment.storage)
             blocks, sha256 = referred(opened, reference, where, source.sha256)
+            known = provenance_of(opened, reference)
         check_fit(blocks, experiment.model, source.weights, any_depth=name != TARGET)
         if name != TARGET:
             check_depth(experiment, depth_of_blocks(blocks))
     except (ValueError, OSError) as error:
         raise RequestError(f"{where}: {error}") from error
-    return blocks, sha256
+    return FoundWeights(blocks, sha256, provenance_said(experiment, source, known))
 
 
 def check_depth(experiment: Experiment, depth: int) -> None:

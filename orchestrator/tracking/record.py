@@ -74,6 +74,8 @@ class AuxiliaryRecord:
     """Of its pre-training."""
     fingerprint: str = ""
     """Of its pre-training (`study.identity`)."""
+    provenance: dict[str, Any] | None = None
+    """Where the weights come from (`m2pt.weights.provenance`), and `warnings` about that."""
 
 
 @dataclass
@@ -236,6 +238,7 @@ def _auxiliary_ready(record: StudyRecord, event: Mapping[str, Any], time: float)
         _floats(event.get("metrics")),
         event.get("epoch"),
         event.get("fingerprint", ""),
+        provenance=event.get("provenance"),
     )
 
 

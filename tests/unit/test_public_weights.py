@@ -63,6 +63,20 @@ def test_a_key_without_a_bias_has_one_of_zeros() -> None:
     assert converted(state | {"cls_token": torch.ones(1, 1, D)}, "here").layout.name == "beit"
 
 
+def test_the_tokenizer_of_points_keeps_its_names() -> None:
+    state = linears("MAE_encoder.blocks.blocks.{i}.", *TIMM) | {
+        "MAE_encoder.encoder.first_conv.1.num_batches_tracked": torch.tensor(3),
+        "MAE_encoder.encoder.first_conv.0.weight": torch.ones(2, 3, 1, dtype=torch.half),
+        "MAE_encoder.pos_embed.0.bias": torch.ones(2),
+        "mask_token": torch.ones(1, 1, D),
+    }
+    found = converted({"base_model": {f"module.{name}": t for name, t in state.items()}}, "here")
+    assert found.layout.name == "point-mae"
+    assert found.unused == ("module.mask_token",)
+    assert found.state["encoder.first_conv.0.weight"].dtype == torch.float32
+    assert {"encoder.first_conv.1.num_batches_tracked", "pos_embed.0.bias"} <= found.state.keys()
+
+
 def test_one_of_several_trunks_is_named() -> None:
     names = ("attn.in_proj", "attn.out_proj", "mlp.fc1", "mlp.fc2")
     state = linears("modality_trunks.audio.blocks.{i}.", *names)

@@ -41,7 +41,8 @@ class Layout:
     block: str
     """What stands before every name in block `{i}`."""
     inside: Mapping[str, str]
-    """Modules (then `.weight` and `.bias` follow) or tensors of a block -> timm's."""
+    """Modules (then `.weight` and `.bias` follow) or tensors of a block -> timm's. A key that ends
+    in a dot stands for all that begins with it, and so does its value."""
     around: Mapping[str, str] = field(default_factory=dict)
     """The same outside of blocks."""
     beside: Mapping[str, str] = field(default_factory=dict)
@@ -90,7 +91,7 @@ class Layout:
     @cached_property
     def _around(self) -> re.Pattern[str]:
         known = "|".join(re.escape(key) for key in self.around) or "(?!)"
-        return re.compile(rf"(?P<prefix>{self.prefix})(?P<rest>(?:{known})(?:\.weight|\.bias)?)")
+        return re.compile(rf"(?P<prefix>{self.prefix})(?P<rest>(?:{known}).*)")
 
 
 def _looked_up(table: Mapping[str, str], name: str) -> str | None:
@@ -100,7 +101,8 @@ def _looked_up(table: Mapping[str, str], name: str) -> str | None:
         module = name.removesuffix(kind)
         if module != name and module in table:
             return table[module] + kind
-    return None
+    within = (key for key in table if key.endswith(".") and name.startswith(key))
+    return next((table[key] + name.removeprefix(key) for key in within), None)
 
 
 def _linear(name: str) -> str:

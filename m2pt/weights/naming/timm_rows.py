@@ -9,7 +9,7 @@ BLOCK = {
     name: name
     for name in (
         *("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"),
-        *("ls1.gamma", "ls2.gamma"),
+        *("ls1.gamma", "ls2.gamma", "attn.q_norm", "attn.k_norm"),
     )
 }
 SEPARATE = {
@@ -22,7 +22,7 @@ SCALED = {"gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma"}
 AROUND = {
     name: name
     for name in (
-        *("cls_token", "dist_token", "reg_token", "pos_embed", "patch_embed.proj"),
+        *("cls_token", "dist_token", "reg_token", "pos_embed", "patch_embed."),
         *("norm_pre", "norm", "fc_norm"),
     )
 }
@@ -76,7 +76,13 @@ POINT_MAE = Layout(
     "Point-MAE, Point-BERT and their like: blocks in blocks, without biases of q, k and v",
     block="blocks.blocks.{i}.",
     inside=BLOCK,
-    around={"norm": "norm", "cls_token": "cls_token"},
+    around={
+        name: name
+        for name in (
+            *("norm", "cls_token", "pos_embed.0", "pos_embed.2"),
+            *("encoder.first_conv.", "encoder.second_conv."),
+        )
+    },
     prefix=r"(?:module\.|base_model\.)*(?:MAE_encoder\.|transformer_q\.|point_encoder\.)?",
 )
 META_TRANSFORMER = Layout(
