@@ -7,7 +7,6 @@ import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -22,48 +21,50 @@ _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _HEAD_BYTES = 64
 
 
-class Read(NamedTuple):
-    """What a file held, and its digest."""
-
-    content: object
-    sha256: str
-
-
 def load_blocks(path: str | os.PathLike[str], *, sha256: str | None = None) -> dict[str, Tensor]:
-    """Canonical block weights from a file of any known layout, read as `read_file` does.
+    """Canonical block weights from a file of any known layout, read as `content_of` does.
 
     Raises:
         WeightsError: the file is missing, damaged or another one, needs code to be read, has an
             unknown layout, or holds weights that are incomplete or not finite.
     """
-    return canonical(read_file(path, sha256=sha256).content, str(path))
+    return canonical(content_of(path, sha256=sha256), str(path))
 
 
-def read_file(path: str | os.PathLike[str], *, sha256: str | None = None) -> Read:
-    """What a safetensors or torch file holds; its kind is told by its content.
+def content_of(
+    path: str | os.PathLike[str], *, sha256: str | None = None, shown: str | None = None
+) -> object:
+    """What a safetensors or torch file holds, whatever its layout; its kind is told by its content.
 
     Torch files are read with `weights_only=True`: nothing in them is run. The arguments of a
     training (`argparse.Namespace`), which MAE and VideoMAE save beside the model, are plain values
-    and allowed. With `sha256`, a file of another digest is not read at all.
+    and allowed. With `sha256`, a file of another digest is not read at all. Errors name it `shown`,
+    or by its path.
 
     Raises:
         WeightsError: the file is missing, damaged or another one, or needs code to be read.
     """
     file = Path(path)
+    shown = shown or str(file)
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"
-        raise WeightsError(f"{file}: {what}; name a .safetensors or .pth file")
+        raise WeightsError(f"{shown}: {what}; name a .safetensors or .pth file")
+    found = sha256_of(file) if sha256 else None
+    if found != sha256:
+        raise WeightsError(
+            f"{shown}: its sha256 is {found}, not {sha256}; fetch it again, or correct the digest"
+        )
     with file.open("rb") as opened:
         head = opened.read(_HEAD_BYTES)
-        opened.seek(0)
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if sha256 not in (None, found):
-        raise WeightsError(
-            f"{file}: its sha256 is {found}, not {sha256}; fetch it again, or correct the digest"
-        )
-    _check_head(file, head)
+    _check_head(head, file.stat().st_size, shown)
     is_torch = head.startswith((_ZIP, _PICKLE))
-    return Read(_torch_content(file) if is_torch else _safetensors_content(file), found)
+    return _torch_content(file, shown) if is_torch else _safetensors_content(file, shown)
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The digest of a file that is there."""
+    with Path(path).open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def save_blocks(source: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
@@ -103,41 +104,41 @@ def blocks_from_bytes(data: bytes) -> dict[str, Tensor]:
         raise WeightsError(f"blocks: damaged safetensors ({error})") from error
 
 
-def _check_head(file: Path, head: bytes) -> None:
+def _check_head(head: bytes, size: int, shown: str) -> None:
     if not head:
-        raise WeightsError(f"{file}: is empty (0 bytes); fetch it again and compare its size")
+        raise WeightsError(f"{shown}: is empty (0 bytes); fetch it again and compare its size")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise WeightsError(
-            f"{file}: is a web page ({file.stat().st_size:,} bytes), saved in place of weights; "
+            f"{shown}: is a web page ({size:,} bytes), saved in place of weights; "
             "fetch the file itself"
         )
     if head.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"{file}: is a Git LFS pointer, not the weights; run `git lfs pull`")
+        raise WeightsError(f"{shown}: is a Git LFS pointer, not the weights; run `git lfs pull`")
 
 
-def _safetensors_content(file: Path) -> object:
+def _safetensors_content(file: Path, shown: str) -> object:
     try:
         return load_file(file)
     except (SafetensorError, ValueError, OSError) as error:
         raise WeightsError(
-            f"{file}: neither whole safetensors nor a torch file ({error}); "
+            f"{shown}: neither whole safetensors nor a torch file ({error}); "
             "fetch it again and compare its size"
         ) from error
 
 
-def _torch_content(file: Path) -> object:
+def _torch_content(file: Path, shown: str) -> object:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{file}: holds objects that only code can rebuild, and no code in a file is run "
+            f"{shown}: holds objects that only code can rebuild, and no code in a file is run "
             f"({_reason(error)}); save model.state_dict() alone, best as safetensors"
         ) from error
     except Exception as error:  # a damaged file fails anywhere in its reader, with any error
         raise WeightsError(
-            f"{file}: damaged torch file ({_reason(error)}); fetch it again and compare its size"
+            f"{shown}: damaged torch file ({_reason(error)}); fetch it again and compare its size"
         ) from error
 
 

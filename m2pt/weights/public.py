@@ -12,7 +12,7 @@ from m2pt.weights.address import FromTimm, InBucket, OnDisk, OnHub, parse
 from m2pt.weights.blocks import WeightsError, block_key, depth_of_blocks
 from m2pt.weights.checkpoints import heads_of, origin_of
 from m2pt.weights.described import described, read_config
-from m2pt.weights.files import read_file
+from m2pt.weights.files import content_of, sha256_of
 from m2pt.weights.layouts import Converted, converted, plain_blocks
 from m2pt.weights.naming.table import AUTO, layout_named
 from m2pt.weights.provenance import Provenance
@@ -108,11 +108,10 @@ def load_file(
     weights.
     """
     uri = str(path) if uri is None else uri
-    read = read_file(path, sha256=sha256)
-    found = converted(read.content, uri, layout)
+    found = converted(content_of(path, sha256=sha256, shown=uri), uri, layout)
     if config is None and path.name in HUB_FILES:
         config = path.with_name(CONFIG)
-    return _weights(found, uri, read.sha256, config=config, revision=revision)
+    return _weights(found, uri, sha256 or sha256_of(path), config=config, revision=revision)
 
 
 def _of_timm(address: FromTimm, uri: str, layout: str, sha256: str | None) -> Weights:
