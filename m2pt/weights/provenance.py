@@ -105,19 +105,22 @@ class Provenance:
         return {None: "", True: "supervised", False: "self-supervised"}[self.origin.supervised]
 
 
-def warnings(found: Provenance, target: str | None) -> tuple[str, ...]:
+def warnings(found: Provenance, target: str | None, heads: int | None = None) -> tuple[str, ...]:
     """What speaks against calling these weights irrelevant to the target, or restricts their use.
 
     Args:
         found: of the weights.
-        target: the modality of the target's data.
+        target: the modality of the target's data; None where the target itself starts from them,
+            and nothing is lent.
+        heads: the target's.
     """
-    return (*_relevant(found.origin, target), *_restricted(found.origin), *_built(found))
+    lent = () if target is None else _relevant(found.origin, target)
+    return (*lent, *_restricted(found.origin), *_built(found, heads))
 
 
-def _relevant(origin: Origin, target: str | None) -> Iterator[str]:
+def _relevant(origin: Origin, target: str) -> Iterator[str]:
     because = f" ({origin.lineage})" if origin.lineage and origin.lineage != "scratch" else ""
-    if origin.modality is not None and origin.modality == target:
+    if origin.modality == target:
         yield (
             f"its modality is the target's own ({target}): what it lends is not irrelevant data, "
             "and a gain is one of ordinary transfer"
@@ -142,7 +145,12 @@ def _restricted(origin: Origin) -> Iterator[str]:
         )
 
 
-def _built(found: Provenance) -> Iterator[str]:
+def _built(found: Provenance, heads: int | None) -> Iterator[str]:
+    if None not in (heads, found.heads) and heads != found.heads:
+        yield (
+            f"its attention has {found.heads} heads and the target's {heads}: its queries and keys "
+            "meet in other groups"
+        )
     if found.norm == "post":
         yield (
             "its blocks normalise after attention and MLP (post-LN), the target's before: its "

@@ -26,7 +26,7 @@ _AROUND = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Weights:
     """A checkpoint under timm's names, and where it comes from."""
 

@@ -62,6 +62,9 @@ def provenance_said(
     """What the journal says of weights: what is known, what the file states, and warnings.
 
     `known` is of `Provenance.as_dict`; None where nothing is known, as of a blob.
+
+    Raises:
+        ValueError: `known` is damaged.
     """
     if known is None:
         return None
@@ -69,12 +72,13 @@ def provenance_said(
     if source.provenance is not None:
         said = source.provenance.model_dump(exclude_none=True)
         found = found.with_origin(found.origin.stated(**said))
-    told = warnings(found, describe(experiment.data).modality)
-    return {**found.as_dict(), WARNINGS: list(told)}
+    return _told(experiment, found, lent=source is not experiment.target)
 
 
-def provenance_made(experiment: Experiment, config: PretrainConfig, sha256: str) -> dict[str, Any]:
-    """The same of what a study pre-trains itself."""
+def provenance_made(
+    experiment: Experiment, config: PretrainConfig, sha256: str, *, lent: bool
+) -> dict[str, Any]:
+    """The same of what a study pre-trains itself; `lent` as an auxiliary's, or the target's."""
     model, data = experiment.model, describe(config.data)
     found = Provenance(
         uri="pre-trained here",
@@ -88,5 +92,12 @@ def provenance_made(experiment: Experiment, config: PretrainConfig, sha256: str)
         norm="pre",
         activation="gelu",
     )
-    told = warnings(found, describe(experiment.data).modality)
-    return {**found.as_dict(), WARNINGS: list(told)}
+    return _told(experiment, found, lent=lent)
+
+
+def _told(experiment: Experiment, found: Provenance, *, lent: bool) -> dict[str, Any]:
+    modality = describe(experiment.data).modality if lent else None
+    return {
+        **found.as_dict(),
+        WARNINGS: list(warnings(found, modality, experiment.model.heads)),
+    }

@@ -137,7 +137,8 @@ class Supply:
         for name in one.names:
             for event in made.events(name, one.config.epochs):
                 marks = {"fingerprint": one.fingerprint, "reused": reused or name != one.names[0]}
-                said = provenance_made(self.experiment, one.config, event["sha256"])
+                lent = name != TARGET
+                said = provenance_made(self.experiment, one.config, event["sha256"], lent=lent)
                 self.emit(event | marks | {"provenance": said})
 
     def _let_go(self, one: Pretraining) -> None:

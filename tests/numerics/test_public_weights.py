@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from m2pt.weights import load
+from m2pt.weights.blocks import WeightsError
 from tests.numerics.golden import DEPTH, DIM, HEADS, HIDDEN, Blocks, Golden, check, randomised
 from tests.numerics.originals import (
     ClipBlock,
@@ -246,3 +248,34 @@ GOLDEN = (
 @pytest.mark.parametrize("golden", GOLDEN, ids=lambda golden: str(golden.name))
 def test_originals_that_are_written_out(golden: Golden, tmp_path: Path) -> None:
     check(golden, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_model_of_timm_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a hub's cache with it alone, and without a network."""
+    import timm
+    from huggingface_hub import constants
+    from safetensors.torch import save_file
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    name = "vit_tiny_patch16_224.augreg_in21k"
+    with pytest.raises(WeightsError, match=f"^timm://{name}: it is not in the local cache"):
+        load(f"timm://{name}")
+    repo, commit = tmp_path / f"models--timm--{name}", "0123456789abcdef0123456789abcdef01234567"
+    (repo / "snapshots" / commit).mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    model = timm.create_model(name)
+    save_file(model.state_dict(), repo / "snapshots" / commit / "model.safetensors")
+    weights = load(f"timm://{name}")
+    found = weights.provenance
+    assert (found.layout, found.dim, found.depth, found.heads) == ("timm", 192, 12, 3)
+    assert (found.origin.data, found.origin.supervised) == ("ImageNet-21K", True)
+    assert weights.unused == ("head.weight", "head.bias")
+    assert weights.missing == ()
+    wanted = model.state_dict()
+    assert all(torch.equal(tensor, wanted[key]) for key, tensor in weights.state_dict().items())
+    assert load(f"timm://{name}", sha256=found.sha256).provenance == found
+    with pytest.raises(WeightsError, match="the sha256 of its state is"):
+        load(f"timm://{name}", sha256="f" * 64)

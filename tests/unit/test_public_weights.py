@@ -1,7 +1,9 @@
 """Public weights without their models: which layout is seen, what is refused, where it is from."""
 
 import hashlib
+import re
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from m2pt.weights.blocks import WeightsError
 from m2pt.weights.checkpoints import heads_of, origin_of
 from m2pt.weights.described import described
 from m2pt.weights.layouts import converted
-from m2pt.weights.naming.table import layout_named
+from m2pt.weights.naming.table import LAYOUTS, layout_named
 from m2pt.weights.provenance import Origin, Provenance, warnings
 
 State = dict[str, Tensor]
@@ -101,6 +103,12 @@ def test_one_of_several_trunks_is_named() -> None:
 def test_layouts_that_are_none(layout: str, told: str) -> None:
     with pytest.raises(ValueError, match=f"^layout: .*{told}"):
         layout_named(layout)
+
+
+def test_every_layout_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "weights.md").read_text(encoding="utf-8")
+    table = page.partition("## Layouts")[2].partition("## What is refused")[0]
+    assert set(LAYOUTS) <= set(re.findall(r"`([a-z0-9-]+)`", table))
 
 
 EVA = ("attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.proj", "mlp.fc1_g", "mlp.fc2")
@@ -298,11 +306,20 @@ def provenance(**origin: object) -> Provenance:
     ],
 )
 def test_warnings(origin: dict[str, object], target: str, told: tuple[str, ...]) -> None:
-    import re
-
     found = warnings(provenance(**origin), target)
     assert len(found) == len(told)
     assert all(re.search(pattern, line) for pattern, line in zip(told, found, strict=True))
+
+
+def test_the_target_s_own_weights_are_not_warned_about_as_lent() -> None:
+    found = provenance(modality="image", involves=("text",), licence="CC-BY-NC-4.0")
+    assert len(warnings(found, None)) == 1
+    eight = replace(found, heads=8, norm="post")
+    assert [line[:9] for line in warnings(eight, None, 4)] == [
+        "its licen",
+        "its atten",
+        "its block",
+    ]
 
 
 def test_provenance_is_plain_json_and_reads_what_newer_versions_say() -> None:

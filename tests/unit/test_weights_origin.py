@@ -116,6 +116,14 @@ def test_provenance_travels_with_the_weights(file: Path, tmp_path: Path) -> None
     assert tags["weights_warnings"] == f"other: {warning}"
 
 
+def test_what_the_target_starts_from_is_not_irrelevant_data(file: Path) -> None:
+    mine = "{modality: image, licence: CC-BY-NC-4.0}"
+    experiment = experiment_with(
+        str(file), f"target={{weights: '{file}', provenance: {mine}}}", "pathway.auxiliary=none"
+    )
+    assert [line[:11] for line in check_inputs(experiment)["target"]["warnings"]] == ["its licence"]
+
+
 def test_what_the_file_states_counts_and_may_be_changed_later(file: Path, tmp_path: Path) -> None:
     store, mine = Store.open(str(tmp_path / "store")), tmp_path / "mine.safetensors"
     mine.write_bytes(file.read_bytes())
