@@ -46,7 +46,7 @@ def _fetched(uri: str) -> Iterator[Path]:
     """An object as a whole file of this machine, for a while; who reads it checks its digest."""
     folder, _, name = uri.rpartition("/")
     with tempfile.TemporaryDirectory(prefix="m2pt-weights-") as place:
-        file = Path(place) / name
+        file = Path(place) / "weights"
         with ForeignFolder(folder).open(name) as opened, file.open("wb") as written:
             size = opened.seek(0, os.SEEK_END)
             opened.seek(0)

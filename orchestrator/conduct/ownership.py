@@ -88,7 +88,8 @@ def resumed_experiment(store: Store, study: str, overrides: Iterable[str]) -> Ex
     if differ := _differences(experiment, known):
         raise RequestError(
             f"--set: a study that is resumed stays what it is ({differ}); what may change is "
-            f"{', '.join(sorted(PLACEMENT - {'storage'}))}; for another experiment `search` its "
+            f"{', '.join(sorted(PLACEMENT - {'storage'}))}, and the provenance that is stated of "
+            "weights; for another experiment `search` its "
             "file under another name"
         )
     return experiment

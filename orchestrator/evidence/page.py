@@ -57,7 +57,11 @@ def page(
         facts=_facts(data, experiment),
         space=_space(found, experiment),
         auxiliaries=_auxiliaries(data, experiment),
-        weights=[_weights(name, said) for name, said in data["weights"].items()],
+        weights=[
+            _weights(name, made["provenance"])
+            for name, made in data["auxiliaries"].items()
+            if made["provenance"]
+        ],
         proofs=[_proof(export) for export in data["exports"]],
         failures=data["failures"],
         losses=data["gangs_lost"],

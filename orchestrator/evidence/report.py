@@ -98,9 +98,6 @@ def as_json(
         "trials": trial_counts(record),
         "seconds": time_spent(record),
         "auxiliaries": {name: asdict(made) for name, made in record.auxiliaries.items()},
-        "weights": {
-            name: made.provenance for name, made in record.auxiliaries.items() if made.provenance
-        },
         "exports": exports(record),
         "failures": failures(record),
         "gangs_lost": losses(record),

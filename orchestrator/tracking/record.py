@@ -238,7 +238,7 @@ def _auxiliary_ready(record: StudyRecord, event: Mapping[str, Any], time: float)
         _floats(event.get("metrics")),
         event.get("epoch"),
         event.get("fingerprint", ""),
-        provenance=event.get("provenance"),
+        provenance=said if isinstance(said := event.get("provenance"), dict) else None,
     )
 
 

@@ -72,9 +72,9 @@ def timm_block(**options: Any) -> nn.Module:
 
 
 def timm_model(kind: str, **options: Any) -> Callable[[], tuple[nn.Module, Blocks]]:
-    from timm.models import beit, vision_transformer
+    from timm.models import beit, eva, vision_transformer
 
-    classes = {"vit": vision_transformer.VisionTransformer, "beit": beit.Beit}
+    classes = {"vit": vision_transformer.VisionTransformer, "beit": beit.Beit, "eva": eva.Eva}
 
     def build() -> tuple[nn.Module, Blocks]:
         model = classes[kind](
@@ -159,6 +159,7 @@ GOLDEN = (
     Golden(
         "timm BEiT", of(timm_model("beit", init_values=0.1)), "beit", has=("blocks.0.ls1.gamma",)
     ),
+    Golden("timm EVA", of(timm_model("eva")), "beit", has=("cls_token", "pos_embed")),
     Golden(
         "VideoMAE, pre-trained",
         of(

@@ -226,6 +226,33 @@ HUGGING_FACE = (
         unused="embeddings.mask_token",
     ),
     Golden(
+        "DINOv2 with registers",
+        hugging_face(
+            "Dinov2WithRegistersConfig",
+            "Dinov2WithRegistersModel",
+            "encoder.layer",
+            **SIZE,
+            **PATCHES,
+            mlp_ratio=HIDDEN // DIM,
+        ),
+        "hf-dinov2",
+        has=("reg_token", "cls_token", "blocks.1.ls2.gamma"),
+    ),
+    Golden(
+        "SigLIP vision",
+        hugging_face(
+            "SiglipVisionConfig",
+            "SiglipVisionModel",
+            "encoder.layers",
+            **SIZE,
+            **PATCHES,
+            hidden_act="gelu",
+        ),
+        "hf-siglip",
+        has=("pos_embed", "patch_embed.proj.bias", "norm.bias"),
+        unused="head.attention.in_proj_weight",
+    ),
+    Golden(
         "CLIP vision",
         hugging_face("CLIPVisionConfig", "CLIPVisionModel", "encoder.layers", **SIZE, **PATCHES),
         "hf-clip",
@@ -251,6 +278,20 @@ HUGGING_FACE = (
         "RoBERTa",
         hugging_face("RobertaConfig", "RobertaForMaskedLM", "roberta.encoder.layer", **WORDS),
         "hf-bert",
+        post=True,
+    ),
+    Golden(
+        "data2vec-text",
+        hugging_face("Data2VecTextConfig", "Data2VecTextModel", "encoder.layer", **WORDS),
+        "hf-bert",
+        post=True,
+    ),
+    Golden(
+        "data2vec-audio",
+        hugging_face(
+            "Data2VecAudioConfig", "Data2VecAudioModel", "encoder.layers", **SIZE, **CONVOLUTIONS
+        ),
+        "hf-wav2vec2",
         post=True,
     ),
     Golden(

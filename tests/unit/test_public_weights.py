@@ -95,7 +95,7 @@ def test_one_of_several_trunks_is_named() -> None:
     ("layout", "told"),
     [
         ("hf-vitt", "'hf-vitt' is none of auto, .*did you mean 'hf-vit'"),
-        ("timm:audio", r"names a part, .*\(hf-clip, imagebind, open-clip\)"),
+        ("timm:audio", r"names a part, .*\(hf-siglip, hf-clip, imagebind, open-clip\)"),
         ("imagebind:", "names a part"),
         ("auto:audio", "is none of auto"),
     ],

@@ -216,10 +216,11 @@ def test_a_journal_of_before_reads() -> None:
 def test_the_report_has_a_table_of_weights(file: Path, tmp_path: Path) -> None:
     experiment = experiment_with(str(file))
     _, events = supplied(Store.open(str(tmp_path)), experiment)
+    said = events[0]["provenance"]
     files = render(fold(events), experiment, Origin())
     page = files["report.html"].decode()
     assert "<h3>Weights</h3>" in page
     assert "Warning: the target&#39;s own modality (image)" in page
-    assert json.loads(files["report.json"])["weights"]["other"] == events[0]["provenance"]
+    assert json.loads(files["report.json"])["auxiliaries"]["other"]["provenance"] == said
     before = fold([{name: events[0][name] for name in ("kind", "name", "sha256")}])
     assert "<h3>Weights</h3>" not in render(before, experiment, Origin())["report.html"].decode()

@@ -4,6 +4,8 @@ Transformers 5 renames modules in memory and writes the old names; `NEW` is for 
 saved from memory.
 """
 
+from dataclasses import replace
+
 from m2pt.weights.naming.layout import Layout
 
 _WRAPPED = r"(?:module\.|model\.|_orig_mod\.)*"
@@ -32,6 +34,12 @@ _EMBEDDINGS = {
     "embeddings.patch_embeddings.projection": "patch_embed.proj",
     "layernorm": "norm",
     "pooler.layernorm": "fc_norm",
+}
+_BEFORE_RENAMED = {  # as BERT's own checkpoints still have them
+    "attention.output.LayerNorm.gamma": "norm1.weight",
+    "attention.output.LayerNorm.beta": "norm1.bias",
+    "output.LayerNorm.gamma": "norm2.weight",
+    "output.LayerNorm.beta": "norm2.bias",
 }
 _PROJECTIONS = {
     "self_attn.q_proj": "attn.q",
@@ -104,7 +112,7 @@ NEW = Layout(
 )
 CLIP = Layout(
     "hf-clip",
-    "CLIP and SigLIP of Hugging Face: parts vision (unless another is named) and text",
+    "CLIP of Hugging Face: parts vision (unless another is named) and text",
     block="encoder.layers.{i}.",
     inside={
         **_PROJECTIONS,
@@ -123,6 +131,13 @@ CLIP = Layout(
     prefix=rf"{_WRAPPED}(?:(?P<part>vision|text)_model\.)?",
     part="vision",
     activation="quick_gelu",
+)
+SIGLIP = replace(
+    CLIP,
+    name="hf-siglip",
+    what="SigLIP of Hugging Face, in parts as CLIP; its attention pooling is left aside",
+    signs=(r".*(?:head\.probe|logit_bias)",),
+    activation="gelu_tanh",
 )
 WHISPER = Layout(
     "hf-whisper",
@@ -168,6 +183,7 @@ BERT = Layout(
         **_MLP,
         "attention.output.LayerNorm": "norm1",
         "output.LayerNorm": "norm2",
+        **_BEFORE_RENAMED,
     },
     prefix=_prefix(
         *("bert", "roberta", "xlm_roberta", "data2vec_text", "text_model", "text_branch")
@@ -175,4 +191,4 @@ BERT = Layout(
     norm="post",
 )
 
-ROWS = (DINOV2, VIT, TIMESFORMER, NEW, CLIP, WHISPER, WAV2VEC2, BERT)
+ROWS = (DINOV2, VIT, TIMESFORMER, NEW, SIGLIP, CLIP, WHISPER, WAV2VEC2, BERT)
