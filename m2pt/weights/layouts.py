@@ -99,10 +99,15 @@ def plain_blocks(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     blocks = checked({name: state[name] for name in state if _is_linear(name)}, where)
     for block in range(depth_of_blocks(blocks)):
         for scale, linear in _SCALED:
-            gamma = state.get(f"blocks.{block}.{scale}.gamma")
-            if gamma is None:
+            key, weight = f"blocks.{block}.{scale}.gamma", block_key(block, linear)
+            if key not in state:
                 continue
-            weight, bias = block_key(block, linear), bias_key(block, linear)
+            gamma, bias = state[key], bias_key(block, linear)
+            if gamma.shape != blocks[weight].shape[:1]:
+                raise WeightsError(
+                    f"{where}: {key} has shape {tuple(gamma.shape)}, but {weight} has "
+                    f"{len(blocks[weight])} rows to scale"
+                )
             blocks[weight] = blocks[weight] * gamma[:, None]
             if bias in blocks:
                 blocks[bias] = blocks[bias] * gamma

@@ -212,6 +212,9 @@ def test_layer_scale_is_kept_in_the_state_and_folded_into_the_blocks(tmp_path: P
     assert blocks["blocks.0.attn.proj.bias"].tolist() == [0.0, 1.0, 2.0, 3.0]
     assert blocks["blocks.0.attn.proj.weight"][:, 0].tolist() == [0.0, 1.0, 2.0, 3.0]
     assert "blocks.0.ls1.gamma" not in blocks
+    torch.save(state | {"blocks.0.ls2.gamma": torch.ones(1)}, tmp_path / "wrong.pth")
+    with pytest.raises(WeightsError, match=r"ls2.gamma has shape \(1,\), but .* has 4 rows"):
+        load(str(tmp_path / "wrong.pth"))
 
 
 @pytest.mark.parametrize(
