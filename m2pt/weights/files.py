@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -65,6 +65,15 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     """The digest of a file that is there."""
     with Path(path).open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def metadata_of(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What a safetensors file says of itself; nothing where it is none."""
+    try:
+        with safe_open(path, "pt") as opened:
+            return dict(opened.metadata() or {})
+    except (SafetensorError, OSError, ValueError):
+        return {}
 
 
 def save_blocks(source: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
@@ -12,7 +14,7 @@ from m2pt.weights.address import FromTimm, InBucket, OnDisk, OnHub, parse
 from m2pt.weights.blocks import WeightsError, block_key, depth_of_blocks
 from m2pt.weights.checkpoints import heads_of, origin_of
 from m2pt.weights.described import described, read_config
-from m2pt.weights.files import content_of, sha256_of
+from m2pt.weights.files import content_of, metadata_of, sha256_of
 from m2pt.weights.layouts import Converted, converted, plain_blocks
 from m2pt.weights.naming.table import AUTO, layout_named
 from m2pt.weights.provenance import Provenance
@@ -35,6 +37,8 @@ class Weights:
     """Names in the checkpoint of what stands for nothing here: heads, decoders, masks, ..."""
     missing: tuple[str, ...]
     """What timm's plain vision transformer of this depth has and the checkpoint has not."""
+    metadata: Mapping[str, str]
+    """What a safetensors file says of itself."""
     _state: Mapping[str, Tensor] = field(repr=False)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -111,7 +115,14 @@ def load_file(
     found = converted(content_of(path, sha256=sha256, shown=uri), uri, layout)
     if config is None and path.name in HUB_FILES:
         config = path.with_name(CONFIG)
-    return _weights(found, uri, sha256 or sha256_of(path), config=config, revision=revision)
+    return _weights(
+        found,
+        uri,
+        sha256 or sha256_of(path),
+        config=read_config(config) if config else {},
+        metadata=metadata_of(path),
+        revision=revision,
+    )
 
 
 def _of_timm(address: FromTimm, uri: str, layout: str, sha256: str | None) -> Weights:
@@ -131,14 +142,15 @@ def _weights(
     sha256: str,
     *,
     heads: int | None = None,
-    config: Path | None = None,
+    config: Mapping[str, Any] = MappingProxyType({}),
+    metadata: Mapping[str, str] = MappingProxyType({}),
     revision: str | None = None,
 ) -> Weights:
     state, row = found.state, found.layout
     blocks = plain_blocks(state, uri)
     hidden, dim = blocks[block_key(0, "mlp.fc1")].shape
     depth = depth_of_blocks(blocks)
-    said = described(read_config(config) if config else {}, found.part, dim, depth)
+    said = described(config, found.part, dim, depth)
     provenance = Provenance(
         uri=uri,
         sha256=sha256,
@@ -153,7 +165,7 @@ def _weights(
         layer_scale=any(".ls1." in name for name in state),
         revision=revision,
     )
-    return Weights(provenance, found.unused, _missing(state, depth), state)
+    return Weights(provenance, found.unused, _missing(state, depth), metadata, state)
 
 
 def _missing(state: Mapping[str, Tensor], depth: int) -> tuple[str, ...]:

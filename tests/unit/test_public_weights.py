@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from m2pt.weights import Weights, load
@@ -192,11 +193,16 @@ def test_a_checkpoint_of_a_training_with_its_arguments(saved: Path) -> None:
     assert weights.unused == ("head.weight",)
     assert {"pos_embed", "norm.weight", "blocks.1.norm1.weight"} <= set(weights.missing)
     assert "cls_token" not in weights.missing
-    assert len(weights.blocks()) == 8
+    assert (len(weights.blocks()), weights.metadata) == (8, {})
     with pytest.raises(WeightsError, match="its sha256 is"):
         load(str(saved), sha256="0" * 64)
     with pytest.raises(WeightsError, match=r"s3://b/k: fetch it to a file first"):
         load("s3://b/k")
+
+
+def test_what_a_file_says_of_itself_is_kept(tmp_path: Path) -> None:
+    save_file(linears("blocks.{i}.", *TIMM), tmp_path / "a.safetensors", {"m2pt": "{}"})
+    assert load(str(tmp_path / "a.safetensors")).metadata == {"m2pt": "{}"}
 
 
 def test_layer_scale_is_kept_in_the_state_and_folded_into_the_blocks(tmp_path: Path) -> None:
