@@ -19,7 +19,6 @@ from m2pt.weights.blocks import (
     block_key,
     check_values,
     checked,
-    depth_of_blocks,
     widened,
 )
 from m2pt.weights.naming.layout import Layout, Place
@@ -29,7 +28,8 @@ CONTAINERS = ("model", "state_dict", "module", "base_model")
 _DEEPEST = 8  # containers in containers; a dictionary may also hold itself
 _APART = re.compile(r"(blocks\.\d+\.attn\.)([qkv])\.(weight|bias)")
 _ATTENDING = re.compile(r"blocks\.\d+\.attn\.(?:q|qkv)\.weight")
-_SCALED = (("ls1", "attn.proj"), ("ls2", "mlp.fc2"))
+_SCALE = re.compile(r"blocks\.(\d+)\.(ls[12])\.gamma")
+_SCALED = {"ls1": "attn.proj", "ls2": "mlp.fc2"}
 _TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed")
 
 
@@ -87,31 +87,43 @@ def converted(content: object, where: str, layout: str = AUTO) -> Converted:
 
 
 def plain_blocks(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Canonical block weights of a state under timm's names, with LayerScale folded in.
+    """Canonical block weights of a state under timm's names, with LayerScale folded in (`folded`).
+
+    Raises:
+        WeightsError: a matrix is missing, or a tensor is unsound.
+    """
+    blocks = checked({name: state[name] for name in state if _is_linear(name)}, where)
+    return folded(blocks, state, where)
+
+
+def folded(
+    blocks: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str
+) -> dict[str, Tensor]:
+    """Block weights that need no LayerScale; the very same tensors where `state` has none.
 
     Where blocks scale what attention and MLP give (`ls1.gamma`, `ls2.gamma`), the rows of
     `attn.proj` and `mlp.fc2` and their biases are multiplied by it: so a plain block with these
     weights computes what the block with LayerScale did.
 
     Raises:
-        WeightsError: a matrix is missing, or a tensor is unsound.
+        WeightsError: a scale is of another width than the rows.
     """
-    blocks = checked({name: state[name] for name in state if _is_linear(name)}, where)
-    for block in range(depth_of_blocks(blocks)):
-        for scale, linear in _SCALED:
-            key, weight = f"blocks.{block}.{scale}.gamma", block_key(block, linear)
-            if key not in state:
-                continue
-            gamma, bias = state[key], bias_key(block, linear)
-            if gamma.shape != blocks[weight].shape[:1]:
-                raise WeightsError(
-                    f"{where}: {key} has shape {tuple(gamma.shape)}, but {weight} has "
-                    f"{len(blocks[weight])} rows to scale"
-                )
-            blocks[weight] = blocks[weight] * gamma[:, None]
-            if bias in blocks:
-                blocks[bias] = blocks[bias] * gamma
-    return blocks
+    found = dict(blocks)
+    for key, gamma in state.items():
+        match = _SCALE.fullmatch(key)
+        if match is None:
+            continue
+        linear = _SCALED[match[2]]
+        weight, bias = block_key(int(match[1]), linear), bias_key(int(match[1]), linear)
+        if gamma.shape != found[weight].shape[:1]:
+            raise WeightsError(
+                f"{where}: {key} has shape {tuple(gamma.shape)}, but {weight} has "
+                f"{len(found[weight])} rows to scale"
+            )
+        found[weight] = found[weight] * gamma[:, None]
+        if bias in found:
+            found[bias] = found[bias] * gamma
+    return found
 
 
 def _recognised(tensors: Mapping[str, Tensor], held: Mapping[str, object], where: str) -> Layout:
