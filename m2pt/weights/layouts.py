@@ -111,10 +111,9 @@ def folded(
     found = dict(blocks)
     for key, gamma in state.items():
         match = _SCALE.fullmatch(key)
-        if match is None:
+        if match is None or (weight := block_key(int(match[1]), _SCALED[match[2]])) not in found:
             continue
-        linear = _SCALED[match[2]]
-        weight, bias = block_key(int(match[1]), linear), bias_key(int(match[1]), linear)
+        bias = bias_key(int(match[1]), _SCALED[match[2]])
         if gamma.shape != found[weight].shape[:1]:
             raise WeightsError(
                 f"{where}: {key} has shape {tuple(gamma.shape)}, but {weight} has "

@@ -120,12 +120,17 @@ def warnings(found: Provenance, target: str | None, heads: int | None = None) ->
 
 def _relevant(origin: Origin, target: str) -> Iterator[str]:
     because = f" ({origin.lineage})" if origin.lineage and origin.lineage != "scratch" else ""
-    if origin.modality == target:
+    if origin.modality is None:
+        yield (
+            "its modality is not known, and so not whether the data is irrelevant: state its "
+            "`provenance`"
+        )
+    elif origin.modality == target:
         yield (
             f"its modality is the target's own ({target}): what it lends is not irrelevant data, "
             "and a gain is one of ordinary transfer"
         )
-    elif target in origin.involves:
+    if target in origin.involves and origin.modality != target:
         yield (
             f"the target's own modality ({target}) had a part in it{because}: what it lends is not "
             "irrelevant data"

@@ -298,6 +298,7 @@ def provenance(**origin: object) -> Provenance:
     ("origin", "target", "told"),
     [
         ({"modality": "audio"}, "image", ()),
+        ({"licence": "MIT"}, "image", ("its modality is not known.*state its `provenance`",)),
         ({"modality": "image"}, "image", ("the target's own .image.*ordinary transfer",)),
         (
             {"modality": "audio", "involves": ("image",), "lineage": "DeiT"},
