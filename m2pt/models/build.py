@@ -70,6 +70,7 @@ def _embedding(config: ModelConfig, info: DataInfo) -> dict[str, Any]:
             groups=tokenizer.groups,
             group_size=tokenizer.group_size,
             norm=tokenizer.norm,
+            hidden=tokenizer.hidden,
         )
         return {"embed_layer": embed, "pos_embed": "none", "in_chans": 3}
     plain = {"img_size": shape[-2:], "patch_size": tokenizer.patch, "in_chans": shape[0]}

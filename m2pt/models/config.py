@@ -30,11 +30,14 @@ class Tokenizer:
     groups: int = 32
     group_size: int = 16
     norm: NormKind = "layer"
+    hidden: int = field(default=64, metadata={"later": True})
+    """Channels inside the PointNet of a group and inside the MLP of its place. Point-MAE's MLP has
+    128, and a target that starts from its weights takes that with just so many."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
-        for name in ("patch", "tubelet", "groups", "group_size"):
+        for name in ("patch", "tubelet", "groups", "group_size", "hidden"):
             _at_least_one(name, getattr(self, name))
         if self.norm not in get_args(NormKind):
             raise ValueError(f"norm: {' or '.join(get_args(NormKind))}, but it is {self.norm!r}")

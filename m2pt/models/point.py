@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from m2pt.models.config import NormKind
 from m2pt.models.norm import BatchNorm
 
-_HIDDEN = 64
-
 
 class PointEmbed(nn.Module):
     """Groups a cloud (B, N, 3) and encodes each group: tokens (B, G, D), position included.
@@ -30,6 +28,7 @@ class PointEmbed(nn.Module):
         group_size: int,
         embed_dim: int,
         norm: NormKind = "layer",
+        hidden: int = 64,
         **_unused: object,
     ) -> None:
         """Further keywords are those that timm passes to every embedding; they are not needed."""
@@ -40,16 +39,14 @@ class PointEmbed(nn.Module):
         self.group_size = group_size
         self.num_patches = groups
         self.lift = nn.Sequential(
-            nn.Linear(3, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, _HIDDEN, biased)
+            nn.Linear(3, hidden), nn.GELU(), nn.Linear(hidden, hidden, biased)
         )
-        self.from_point = nn.Linear(_HIDDEN, _HIDDEN, biased)
-        self.from_group = nn.Linear(_HIDDEN, _HIDDEN, bias=False)
-        self.mix = nn.Sequential(normalise(_HIDDEN), nn.GELU())
-        self.norm = normalise(_HIDDEN)
-        self.project = nn.Linear(_HIDDEN, embed_dim)
-        self.position = nn.Sequential(
-            nn.Linear(3, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, embed_dim)
-        )
+        self.from_point = nn.Linear(hidden, hidden, biased)
+        self.from_group = nn.Linear(hidden, hidden, bias=False)
+        self.mix = nn.Sequential(normalise(hidden), nn.GELU())
+        self.norm = normalise(hidden)
+        self.project = nn.Linear(hidden, embed_dim)
+        self.position = nn.Sequential(nn.Linear(3, hidden), nn.GELU(), nn.Linear(hidden, embed_dim))
 
     def reset_linears(self) -> None:
         """Draws the linears so that groups and places differ more than they have in common.

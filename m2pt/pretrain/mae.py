@@ -12,7 +12,7 @@ same bit for bit, and on several workers it is the same to rounding.
 import math
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
 
@@ -25,7 +25,7 @@ from m2pt.data.samples import Dataset
 from m2pt.models.config import ModelConfig
 from m2pt.models.norm import synchronise
 from m2pt.pretrain.config import PretrainConfig
-from m2pt.pretrain.network import seed_of, seeded_network
+from m2pt.pretrain.network import encoder_of, seed_of, seeded_network, whole_of
 from m2pt.pretrain.targets import visible_and_masked
 from m2pt.training import snapshot
 from m2pt.training.batches import global_batches, micro_batches, steps_per_epoch
@@ -36,6 +36,7 @@ from m2pt.training.report import EpochReport
 from m2pt.training.state import State
 from m2pt.training.world import World, check_ready, sum_over
 from m2pt.weights.blocks import block_weights
+from m2pt.weights.whole import WholeWeights
 
 LOSS = "pretrain/loss"
 """The metric of each epoch: the mean loss of a sample over its masked tokens."""
@@ -71,14 +72,7 @@ class MaskedAutoencoding:
         check_ready(world)
         self.config, self.world, self.epoch = config, world, 0
         self._data, self._numerics = dataset or load(config.data), numerics
-        self._encoder = replace(
-            model,
-            tokenizer=config.tokenizer,
-            drop_path=0.0,
-            class_token=False,
-            pool="mean",
-            positions="learned",
-        )
+        self._encoder = encoder_of(config, model)
         network = seeded_network(self._encoder, self._data.info, config)
         self._network = network.to(world.device, dtype_of(numerics))
         self._batch_norms = synchronise(network) if world.size > 1 else []
@@ -135,6 +129,10 @@ class MaskedAutoencoding:
     def block_weights(self) -> dict[str, Tensor]:
         """Canonical block weights of the encoder, on the CPU, as they are now."""
         return block_weights(self._network.encoder)
+
+    def whole_weights(self) -> WholeWeights:
+        """All of the encoder that a target can start from, on the CPU, as it is now."""
+        return whole_of(self._network, self._data.info)
 
     def _train(self, network: nn.Module) -> float:
         """One pass over the training data; returns the mean loss of its samples."""

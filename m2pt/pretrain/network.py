@@ -4,6 +4,7 @@ B: batch, L: tokens, V: visible tokens, M: masked tokens, D: width, E: width of 
 """
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from m2pt.data.config import DataInfo
 from m2pt.models.build import build_model
 from m2pt.models.config import ModelConfig
 from m2pt.models.point import PointEmbed
-from m2pt.models.tokens import token_count
+from m2pt.models.tokens import token_count, token_grid
 from m2pt.pretrain.config import PretrainConfig
 from m2pt.pretrain.targets import chamfer_loss, group_targets, patch_loss, patch_targets
+from m2pt.weights.whole import WholeWeights, whole_weights
 
 
 class Network(nn.Module):
@@ -70,6 +72,43 @@ def seeded_network(model: ModelConfig, info: DataInfo, config: PretrainConfig) -
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_of(config.seed, "decoder"))
         return Network(model, info, config)
+
+
+def encoder_of(config: PretrainConfig, model: ModelConfig) -> ModelConfig:
+    """The encoder: blocks as in `model`, the tokenizer of `config`, and nothing unusual."""
+    return replace(
+        model,
+        tokenizer=config.tokenizer,
+        drop_path=0.0,
+        class_token=False,
+        pool="mean",
+        positions="learned",
+    )
+
+
+def whole_of(network: Network, info: DataInfo) -> WholeWeights:
+    """Copies, on the CPU, of all that a target can start from: tokenizer, positions, blocks with
+    their norms, and the norm after them as `norm`."""
+    copies = {name: value.detach().cpu().clone() for name, value in _kept(network).items()}
+    return whole_weights(copies, "encoder", info.modality, _grid(network, info))
+
+
+def whole_to_be(config: PretrainConfig, model: ModelConfig, info: DataInfo) -> WholeWeights:
+    """Of what `whole_of` a pre-training gives, names and shapes: on torch's meta device."""
+    with torch.device("meta"):
+        network = seeded_network(encoder_of(config, model), info, config)
+    return WholeWeights(_kept(network), info.modality, _grid(network, info))
+
+
+def _kept(network: Network) -> dict[str, Tensor]:
+    unused = ("head.", "norm.", "fc_norm.")
+    own = network.encoder.state_dict()
+    found = {name: value for name, value in own.items() if not name.startswith(unused)}
+    return found | {f"norm.{name}": one for name, one in network.encoder_norm.state_dict().items()}
+
+
+def _grid(network: Network, info: DataInfo) -> tuple[int, ...] | None:
+    return None if info.modality == "point" else token_grid(network.tokenizer, info)
 
 
 def seed_of(seed: int, purpose: str) -> int:

@@ -46,9 +46,12 @@ from m2pt.training.recipe import TrainingConfig
 from m2pt.training.report import EpochReport as EpochReport
 from m2pt.training.sharding import Shards, clip_gradients
 from m2pt.training.state import State
-from m2pt.training.target import BlockWeights, load_target
+from m2pt.training.target import BlockWeights, TargetWeights
 from m2pt.training.tasks import LEARNING
 from m2pt.training.world import World, check_ready
+from m2pt.weights.start import start_from
+from m2pt.weights.started import Started
+from m2pt.weights.whole import WholeWeights
 
 
 class Training:
@@ -64,7 +67,7 @@ class Training:
         dataset: Dataset,
         auxiliaries: Mapping[str, BlockWeights],
         *,
-        target_weights: BlockWeights | None = None,
+        target_weights: TargetWeights | None = None,
         world: World = World(),  # noqa: B008  # a frozen value
     ) -> None:
         """Build the model from `config.seed`, or on `target_weights`, and attach `auxiliaries`.
@@ -73,7 +76,7 @@ class Training:
             config: everything that decides the result.
             dataset: the data that `config.data` names, loaded.
             auxiliaries: canonical block weights by name; empty for a baseline.
-            target_weights: canonical block weights that the target starts from.
+            target_weights: what the target starts from: canonical weights, at least of its blocks.
             world: this worker among all workers.
 
         Raises:
@@ -86,15 +89,16 @@ class Training:
         self._dataset, self._recipe = dataset, config.recipe
         self._mix = build_mix(config.recipe, dataset.info)
         self.model = build_model(config.model, dataset.info, seed=config.seed)
+        self.started: Started | None = None
         if target_weights is not None:
-            load_target(self.model, target_weights)
+            self.started = start_from(self.model, target_weights, dataset.info.modality)
         self.model.to(world.device, dtype_of(config.numerics))
         if config.pathway is not None:  # after the move: W' may be of a narrower type
             attach_pathway(self.model, auxiliaries, config.pathway)
         if config.recipe.train == "probe":
             probe.freeze(self.model)
         self._batch_norms = synchronise(self.model) if world.size > 1 else []
-        self._digests = self._what_it_stands_on(auxiliaries)  # of whole weights
+        self._digests = self._what_it_stands_on(auxiliaries, target_weights)  # of whole weights
         self._shards = Shards(self.model, world) if world.shards else None
         self._gathered: State | None = None
         self._optimizer = build_optimizer(self.model, config.recipe)
@@ -329,9 +333,16 @@ class Training:
         """Without gradients, four times a micro-batch fits where a micro-batch trains."""
         return 4 * ceil(self._recipe.batch_size / (self.world.size * self._recipe.accumulate))
 
-    def _what_it_stands_on(self, auxiliaries: Mapping[str, BlockWeights]) -> dict[str, str]:
+    def _what_it_stands_on(
+        self, auxiliaries: Mapping[str, BlockWeights], target: TargetWeights | None
+    ) -> dict[str, str]:
         """Digests of what a state leaves out, and must yet find unchanged."""
         frozen: Mapping[str, Tensor] = snapshot.frozen_weights(self.model)
+        if self.started is not None and target is not None:
+            # What is resampled may differ in the last digit on another machine.
+            made, source = self.started.resampled & frozen.keys(), WholeWeights.of(target).tensors
+            own = {name: weight for name, weight in frozen.items() if name not in made}
+            frozen = own | {f"target/{name}": source[name] for name in made}
         borrowed = frozen_auxiliary_names(self.model)
         if borrowed and self.config.pathway is not None and self.config.pathway.prepare != "none":
             # What is made of them may differ in the last digit on another machine.

@@ -32,20 +32,24 @@ def run(parsed: argparse.Namespace) -> int:
     """Print the plan."""
     from orchestrator.conduct.preflight import absent_inputs, check_inputs
     from orchestrator.conduct.rehearse import estimate  # what reads data comes only now
+    from orchestrator.conduct.supply import start_of
 
     experiment = experiment_of(parsed, parsed.file)
     absent = [str(one) for one in absent_inputs(experiment)]
-    found, known = None, {}
+    found, start, known = None, None, {}
     if not absent:
         known = check_inputs(experiment)
+        start = start_of(experiment)
         found = estimate(experiment, measured=not parsed.no_measure)
     plan = make_plan(experiment)
     if parsed.json:
         cost = None if found is None else found.as_dict()
-        about = {**plan.as_dict(), "weights": known, "cost": cost, "absent": absent}
+        told = None if start is None else start.lines()
+        about = {**plan.as_dict(), "target": told, "weights": known, "cost": cost, "absent": absent}
         print(json.dumps(about, allow_nan=False))
     else:
-        show(plan, found, absent, known)
+        summary = "" if start is None else start.summary()
+        show(plan, found, absent, start=summary, known=known)
     return 0
 
 
@@ -53,17 +57,21 @@ def show(
     plan: Plan,
     found: "Estimate | None",
     absent: Sequence[str] = (),
+    *,
+    start: str = "",
     known: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """The plan for a person; without what it costs where inputs are `absent`.
 
-    `known` says where weights come from, as the journal will.
+    `start` says what the target takes of its weights, and `known` where weights come from, as the
+    journal will.
     """
     out = Console(highlight=False)
     lines = Table(box=None, show_header=False, pad_edge=False)
     lines.add_column(style="bold")
     costs = () if found is None else (*_sizes(found), *_times(found))
-    for name, line in (*_study(plan), *costs):
+    of_target = [("target", start)] if start else []
+    for name, line in (*_study(plan), *of_target, *costs):
         lines.add_row(name, escape(line))
     arms = _labels(plan) if found is None else _arms(plan, found)
     weights = _weights(known) if known else None

@@ -79,6 +79,8 @@ class Pretraining:
     fingerprint: str
     plain_fingerprint: str
     """As `fingerprint`, in plain fp32."""
+    whole: bool = False
+    """Whether more than the blocks is kept of it."""
 
     @property
     def place(self) -> str:
@@ -96,12 +98,18 @@ class Pretraining:
         return tuple(epoch for epoch in self.config.kept if epoch not in made.kept)
 
 
-def pretraining(experiment: Experiment, name: str, config: PretrainConfig) -> Pretraining:
+def pretraining(
+    experiment: Experiment, name: str, config: PretrainConfig, *, whole: bool = False
+) -> Pretraining:
     """The pre-training behind an auxiliary: who it is follows from data, encoder and recipe."""
     of = (config, experiment.model, describe(config.data).digest)
     numerics = experiment.training_config().numerics
     return Pretraining(
-        (name,), config, pretrain_fingerprint(*of, numerics), pretrain_fingerprint(*of)
+        (name,),
+        config,
+        pretrain_fingerprint(*of, numerics, whole=whole),
+        pretrain_fingerprint(*of, whole=whole),
+        whole,
     )
 
 

@@ -109,6 +109,8 @@ class View:
             self._end(f"aux {event['name']}")
             took = f"[dim]pre-trained in {event['seconds']:.0f} s[/]" if "seconds" in event else ""
             self.say(f"  {MARKS['finished']} auxiliary {escape(event['name'])}  {took}")
+            if (started := event.get("started")) is not None:
+                self.say(f"    [dim]{escape(started['summary'])}[/]")
         elif kind in MARKS:
             self._trial_over(event)
         elif kind in ("gang_opened", "gang_lost", "trial_restarted"):

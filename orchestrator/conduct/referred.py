@@ -1,8 +1,13 @@
 """Weights that lie in the store already: what another study made or exported, or a blob."""
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
+from m2pt.data.config import DataInfo
+from m2pt.models.config import Tokenizer
+from m2pt.models.tokens import token_grid
 from orchestrator.config.names import nearest
 from orchestrator.config.weights import BlobReference, StudyReference
 from orchestrator.errors import RequestError
@@ -19,7 +24,7 @@ _LARGEST_BYTES = 16 * 1024 * 1024  # of what describes an export
 def referred(
     store: Store, reference: StudyReference | BlobReference, where: str, sha256: str | None = None
 ) -> tuple[Any, str | None]:
-    """The block weights that a reference stands for, and their blob; None for an export's.
+    """The `WholeWeights` that a reference stands for, and their blob; None for an export's.
 
     Nothing is written. `where` is the key of the file that holds the reference; with `sha256`
     only weights of that digest are taken.
@@ -29,24 +34,28 @@ def referred(
         StorageError: the store cannot be reached, or what lies there is damaged.
         ValueError: what lies there are no block weights.
     """
-    from m2pt.weights.files import blocks_from_bytes
+    from m2pt.weights.whole import whole_from_bytes
 
     if isinstance(reference, BlobReference):
-        key, digest, blob = layout.blob(reference.sha256), reference.sha256, True
+        place = _Place(layout.blob(reference.sha256), reference.sha256)
     else:
-        key, digest, blob = _made(store, reference, where)
-    if sha256 not in (None, digest):
+        place = _made(store, reference, where)
+    if sha256 not in (None, place.sha256):
         raise RequestError(
-            f"{where}: it stands for weights of sha256 {digest}, not {sha256}; correct the digest, "
-            "or name other weights"
+            f"{where}: it stands for weights of sha256 {place.sha256}, not {sha256}; correct the "
+            "digest, or name other weights"
         )
     try:
-        blocks = blocks_from_bytes(store.get_known(key, digest))
+        found = whole_from_bytes(store.get_known(place.key, place.sha256))
     except Missing:
         raise RequestError(
-            f"{where}: {store.uri} holds no {key}; was it deleted, or is it under another storage?"
+            f"{where}: {store.uri} holds no {place.key}; was it deleted, or is it under another "
+            "storage?"
         ) from None
-    return blocks, digest if blob else None
+    if place.about is None:
+        return found, place.sha256
+    modality, grid = _tokens_of(place.about, f"{store.uri}/{place.key}")
+    return replace(found, modality=modality, grid=grid), None
 
 
 def provenance_of(store: Store, reference: StudyReference | BlobReference) -> dict[str, Any] | None:
@@ -65,12 +74,20 @@ def provenance_of(store: Store, reference: StudyReference | BlobReference) -> di
     return {**said, "uri": f"{via} ({said.get('uri', 'of unknown origin')})"}
 
 
-def _made(store: Store, reference: StudyReference, where: str) -> tuple[str, str, bool]:
-    """(key, sha256, whether it is a blob) of what a study made."""
+class _Place(NamedTuple):
+    """Where weights lie. `about`: of an export, what `model.json` says; None: it is a blob."""
+
+    key: str
+    sha256: str
+    about: dict[str, Any] | None = None
+
+
+def _made(store: Store, reference: StudyReference, where: str) -> _Place:
+    """Of what a study made."""
     record = _record(store, reference, where)
     ready = _ready(record, reference)
     if ready is not None:
-        return layout.blob(ready), ready, True
+        return _Place(layout.blob(ready), ready)
     trial = record.trials.get(reference.full_name)
     if trial is None:
         raise RequestError(f"{where}: {_no_such(store, record, reference)}")
@@ -80,7 +97,8 @@ def _made(store: Store, reference: StudyReference, where: str) -> tuple[str, str
             + (nearest(trial.trial, _exported(record)) or "; nor was another one")
         )
     key = layout.export(reference.study, trial.trial, "model.safetensors")
-    return key, _digest_of_export(store, reference, where), False
+    about = _about_export(store, reference, where)
+    return _Place(key, about["sha256"], about)
 
 
 def _record(store: Store, reference: StudyReference, where: str) -> StudyRecord:
@@ -118,15 +136,28 @@ def _exported(record: StudyRecord) -> list[str]:
     return [name for name, trial in record.trials.items() if trial.exported is not None]
 
 
-def _digest_of_export(store: Store, reference: StudyReference, where: str) -> str:
-    """What `model.json` says of the weights beside it."""
+def _about_export(store: Store, reference: StudyReference, where: str) -> dict[str, Any]:
+    """What `model.json` says of the weights beside it; `sha256` at least."""
     key = layout.export(reference.study, reference.name, "model.json")
     shown = f"{store.uri}/{key}"
     try:
-        said = json.loads(store.get_within(key, _LARGEST_BYTES))
+        said: dict[str, Any] = json.loads(store.get_within(key, _LARGEST_BYTES))
         check_format(said["format"], EXPORT_FORMAT, shown)
-        return str(said["sha256"])
+        return said | {"sha256": str(said["sha256"])}
     except Missing:
         raise RequestError(f"{where}: {shown} is not there any more; export it again") from None
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise Damaged(f"{shown} does not describe an export: {error}") from error
+
+
+def _tokens_of(about: Mapping[str, Any], shown: str) -> tuple[str | None, tuple[int, ...] | None]:
+    """The modality of an exported model's samples, and the grid of its tokens."""
+    if "data" not in about or "model" not in about:
+        return None, None
+    try:
+        data, tokenizer = about["data"], about["model"]["tokenizer"]
+        info = DataInfo(data["modality"], tuple(data["shape"]), 1, ("any",), "")
+        grid = None if info.modality == "point" else token_grid(Tokenizer(**tokenizer), info)
+    except (ValueError, LookupError, TypeError) as error:
+        raise Damaged(f"{shown}: model.json does not describe its tokens: {error}") from error
+    return info.modality, grid

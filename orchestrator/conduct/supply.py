@@ -4,6 +4,7 @@ Weights that a study makes itself (`pretrain`) are made once for each storage pr
 fingerprint covers everything that changes them, and the store remembers the blobs under it.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,9 +17,10 @@ from orchestrator.conduct.assign import patience
 from orchestrator.conduct.made import Made, Pretraining, failure, pretraining, read_made
 from orchestrator.conduct.outside import load_outside, provenance_made, provenance_said
 from orchestrator.conduct.referred import provenance_of, referred
+from orchestrator.conduct.starting import started_from, started_pretrained
 from orchestrator.config.experiment import Experiment, WeightSource
 from orchestrator.config.io import as_dict
-from orchestrator.config.weights import file_of, maturity, reference_in
+from orchestrator.config.weights import TargetSource, file_of, maturity, reference_in
 from orchestrator.errors import RequestError, StorageError
 from orchestrator.storage import blobs, layout
 from orchestrator.storage.checkpoints import Accepted
@@ -85,7 +87,7 @@ class Supply:
         """What pre-training came to, by name; the same one is made once for all its names."""
         wanted: dict[str, Pretraining] = {}
         for name, config in configs.items():
-            one = pretraining(self.experiment, name, config)
+            one = self._needed(name, config)
             same = wanted.get(one.fingerprint)
             wanted[one.fingerprint] = one if same is None else same.joined(one)
         found = {one.fingerprint: self._known(one) for one in wanted.values()}
@@ -105,6 +107,12 @@ class Supply:
             found[one.fingerprint] = self._take(one, found[one.fingerprint], outcome)
         return {name: found[one.fingerprint] for one in wanted.values() for name in one.names}
 
+    def _needed(self, name: str, config: PretrainConfig) -> Pretraining:
+        """The pre-training behind `name`."""
+        target = self.experiment.target
+        whole = name == TARGET and target is not None and target.whole
+        return pretraining(self.experiment, name, config, whole=whole)
+
     def _assignment(self, one: Pretraining, known: Made) -> Json:
         checkpoints, missing = self.experiment.checkpoints, one.missing(known)
         return {
@@ -118,6 +126,7 @@ class Supply:
             "experiment": as_dict(self.experiment),
             "source": one.names[0],
             "keep": list(missing),
+            "whole": one.whole,
             "every_epochs": checkpoints.every_epochs,
             "keep_last": checkpoints.keep_last,
         }
@@ -138,8 +147,11 @@ class Supply:
             for event in made.events(name, one.config.epochs):
                 marks = {"fingerprint": one.fingerprint, "reused": reused or name != one.names[0]}
                 lent = name != TARGET
+                told: Json = {}
+                if not lent:
+                    told = _told(started_pretrained(self.experiment, one.config, whole=one.whole))
                 said = provenance_made(self.experiment, one.config, event["sha256"], lent=lent)
-                self.emit(event | marks | {"provenance": said})
+                self.emit(event | marks | told | {"provenance": said})
 
     def _let_go(self, one: Pretraining) -> None:
         folder = layout.checkpoints(self.experiment.name, one.place)
@@ -167,15 +179,21 @@ class Supply:
 
     def _import(self, name: str, source: WeightSource) -> str:
         """Weights from outside, or by reference, in canonical form, as a blob; told as ready."""
-        from m2pt.weights.files import blocks_to_bytes
+        from m2pt.weights.whole import WholeWeights, whole_to_bytes
 
-        found = read_weights(self.experiment, name, source, self.store)
-        sha256 = found.sha256 or blobs.put(self.store, blocks_to_bytes(found.blocks))
-        self._ready(name, sha256, found.provenance)
+        weights, sha256, said = read_weights(self.experiment, name, source, self.store)
+        told: Json = {}
+        if name == TARGET:
+            blocks, before = WholeWeights(weights.blocks), self.earlier.get(TARGET)
+            if before is not None and before.sha256 == _sha256(whole_to_bytes(blocks)):
+                weights, sha256 = blocks, None  # of a study from before there was more to take
+            told = _told(started_from(self.experiment, weights))
+        sha256 = sha256 or blobs.put(self.store, whole_to_bytes(weights))
+        self._ready(name, sha256, said, told)
         return sha256
 
-    def _ready(self, name: str, sha256: str, said: Json | None) -> None:
-        event = {"kind": "auxiliary_ready", "name": name, "sha256": sha256}
+    def _ready(self, name: str, sha256: str, said: Json | None, told: Json) -> None:
+        event = {"kind": "auxiliary_ready", "name": name, "sha256": sha256, **told}
         self.emit(event if said is None else event | {"provenance": said})
 
     def _restate(self, name: str, source: WeightSource) -> None:
@@ -185,7 +203,8 @@ class Supply:
             return
         said = provenance_said(self.experiment, source, known.provenance)
         if said != known.provenance:
-            self._ready(name, known.sha256, said)
+            told = {"started": {"summary": known.started}} if known.started else {}
+            self._ready(name, known.sha256, said, told)
 
 
 def imported(store: Store, experiment: Experiment, record: StudyRecord) -> dict[str, str]:
@@ -219,9 +238,10 @@ def data_digest(experiment: Experiment) -> str:
 
 
 class FoundWeights(NamedTuple):
-    """Block weights that fit a model."""
+    """Weights that fit a model."""
 
-    blocks: Any
+    weights: Any
+    """`WholeWeights`; those of an auxiliary are blocks alone."""
     sha256: str | None
     """Of the blob that they are, if they are one."""
     provenance: Json | None
@@ -231,32 +251,64 @@ class FoundWeights(NamedTuple):
 def read_weights(
     experiment: Experiment, name: str, source: WeightSource, store: Store | None = None
 ) -> FoundWeights:
-    """The block weights of a source, which fit the model.
+    """The weights that are taken of a source, which fit the model.
 
-    `store` is the experiment's, where that is open already.
+
+    Those of an auxiliary are blocks alone. `store` is the experiment's, where that is open already.
 
     Raises `RequestError`, naming the key, where they cannot be read or do not fit, and
     `StorageError`.
     """
     from m2pt.weights.blocks import check_fit, depth_of_blocks
+    from m2pt.weights.whole import WholeWeights, whole_of
 
     assert source.weights is not None  # the caller looked
     where, reference, sha256 = f"{key_of(name)}.weights", reference_in(source.weights), None
     known: Json | None = None
     try:
         if reference is None:
-            found = load_outside(source)
-            blocks, known = found.blocks(), found.provenance.as_dict()
+            loaded = load_outside(source)
+            found, known = whole_of(loaded), loaded.provenance.as_dict()
         else:
             opened = store or Store.open(experiment.storage)
-            blocks, sha256 = referred(opened, reference, where, source.sha256)
+            found, sha256 = referred(opened, reference, where, source.sha256)
             known = provenance_of(opened, reference)
-        check_fit(blocks, experiment.model, source.weights, any_depth=name != TARGET)
-        if name != TARGET:
-            check_depth(experiment, depth_of_blocks(blocks))
+        check_fit(found.blocks, experiment.model, source.weights, any_depth=name != TARGET)
+        taken = found if _whole(source) else WholeWeights(found.blocks)
+        if name == TARGET:
+            started_from(experiment, taken)
+        else:
+            check_depth(experiment, depth_of_blocks(found.blocks))
     except (ValueError, OSError) as error:
         raise RequestError(f"{where}: {error}") from error
-    return FoundWeights(blocks, sha256, provenance_said(experiment, source, known))
+    kept = sha256 if taken is found or found.blocks_alone else None
+    return FoundWeights(taken, kept, provenance_said(experiment, source, known))
+
+
+def _whole(source: WeightSource) -> bool:
+    return isinstance(source, TargetSource) and source.whole
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _told(started: Any) -> Json:
+    """What a target takes of its weights, as the journal has it."""
+    return {"started": {"summary": started.summary(), "lines": started.lines()}}
+
+
+def start_of(experiment: Experiment) -> Any:
+    """What the file's model takes of the target's weights, as `Started`; None from scratch.
+
+    Raises as `read_weights`.
+    """
+    source = experiment.target
+    if source is None:
+        return None
+    if source.pretrain is not None:
+        return started_pretrained(experiment, source.pretrain, whole=source.whole)
+    return started_from(experiment, read_weights(experiment, TARGET, source).weights)
 
 
 def check_depth(experiment: Experiment, depth: int) -> None:

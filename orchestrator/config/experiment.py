@@ -21,8 +21,8 @@ from orchestrator.config.searching import RuleError as RuleError
 from orchestrator.config.searching import Scheduler as Scheduler
 from orchestrator.config.searching import Search as Search
 from orchestrator.config.upkeep import Checkpoints, Failures, FrozenSection
+from orchestrator.config.weights import TargetSource, maturity, why_unknown
 from orchestrator.config.weights import WeightSource as WeightSource
-from orchestrator.config.weights import maturity, why_unknown
 
 BASELINE = "none"
 """How the absence of an auxiliary is written in a file and in a label."""
@@ -132,7 +132,7 @@ class Experiment(FrozenSection):
     """The target, and the shape of every auxiliary's blocks."""
     auxiliaries: dict[str, WeightSource] = Field(default_factory=dict)
     """Name -> weights that may be borrowed; a name is letters, digits, _ and -."""
-    target: WeightSource | None = None
+    target: TargetSource | None = None
     """Weights that the target starts from; null is from scratch."""
     pathway: PathwaySection = PathwaySection()
     """What is borrowed, and into which layers."""

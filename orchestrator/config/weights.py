@@ -24,6 +24,7 @@ from orchestrator.config.names import nearest
 from orchestrator.config.upkeep import FrozenSection
 
 ControlKind = Literal["random", "permuted"]
+Parts = Literal["all", "blocks"]
 
 STUDY, BLOB = "study://", "sha256:"
 _STUDY = re.compile(r"study://([a-z0-9][a-z0-9-]{0,62})/([\w-]+)(?:@([1-9]\d{0,8}))?", re.ASCII)
@@ -168,6 +169,22 @@ class WeightSource(FrozenSection):
                 parse(self.weights)
             except ValueError as error:
                 raise ValueError(f"weights: {error}") from error
+
+
+class TargetSource(WeightSource):
+    """What the target starts from: weights of its own, and how much of them it takes."""
+
+    parts: Parts | None = None
+    """What it takes (paper, section 4.1: the pre-trained setting takes all). all: besides the
+    blocks their norms, the tokenizer, positions and class token, as far as there are any and they
+    fit; where they are of another size they are resampled, and `plan` says what is taken. blocks:
+    the linears of the blocks alone. null is all of `weights`, and the blocks of `pretrain`, as it
+    was before there was a choice."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it takes more than the blocks."""
+        return self.parts == "all" if self.parts else self.pretrain is None
 
 
 def maturity(name: str) -> tuple[str, int | None]:

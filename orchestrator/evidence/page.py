@@ -236,7 +236,10 @@ def _facts(data: Mapping[str, Any], experiment: Experiment) -> list[tuple[str, s
         else "none stopped early"
     )
     seeds = range(experiment.seed, experiment.seed + search.seeds)
+    start = data["auxiliaries"].get("target", {}).get("started")
+    target = experiment.target
     return [
+        *([("Target starts from", f"{_source(target)}; {start}")] if target and start else []),
         ("Trials", _tally(by_status) or "none yet"),
         ("Stages", _tally(by_stage) or "none yet"),
         ("Pathway arms compared", str(data["comparison"]["arms_tried"])),

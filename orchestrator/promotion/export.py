@@ -24,6 +24,7 @@ from m2pt.training.evaluate import logits
 from m2pt.training.loop import Training
 from m2pt.training.recipe import Numerics, TrainingConfig
 from m2pt.training.state import State
+from m2pt.training.target import TargetWeights
 from m2pt.training.tasks import LEARNING
 from m2pt.training.world import World
 from orchestrator.errors import OrchestratorError
@@ -148,7 +149,7 @@ class Trained:
     config: TrainingConfig
     state: State
     auxiliaries: Mapping[str, Mapping[str, Tensor]]
-    target_weights: Mapping[str, Tensor] | None = None
+    target_weights: TargetWeights | None = None
 
 
 def export_model(

@@ -7,6 +7,7 @@ experiment, and the digests of the weights that it borrows (`auxiliaries`) or st
 
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from m2pt.data.samples import Dataset
 from m2pt.pathway.controls import control_weights
 from m2pt.training.state import State, from_bytes
 from m2pt.weights.files import load_blocks
+from m2pt.weights.whole import load_whole
 from orchestrator import environment
 from orchestrator.config.io import from_dict
 from orchestrator.errors import RequestError
@@ -36,7 +38,8 @@ def inputs_from(store: Store, inputs: Json, state: State | None = None) -> Train
         name: _auxiliary(store, source, config.seed)
         for name, source in inputs["auxiliaries"].items()
     }
-    target = None if inputs["target"] is None else _blob(store, inputs["target"])
+    start = inputs["target"]
+    target = None if start is None else load_whole(_fetched(store, start))
     return Trained(config, state or State({}, {}), auxiliaries, target)
 
 
@@ -78,7 +81,9 @@ def _auxiliary(store: Store, source: Json, seed: int) -> Mapping[str, Tensor]:
 
 
 def _blob(store: Store, sha256: str) -> Mapping[str, Tensor]:
-    blocks: Mapping[str, Tensor] = load_blocks(
-        blobs.fetch(store, sha256, environment.cache_folder() / "blobs")
-    )
+    blocks: Mapping[str, Tensor] = load_blocks(_fetched(store, sha256))
     return blocks
+
+
+def _fetched(store: Store, sha256: str) -> Path:
+    return blobs.fetch(store, sha256, environment.cache_folder() / "blobs")

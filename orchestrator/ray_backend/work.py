@@ -15,6 +15,7 @@ from m2pt.training.loop import Training
 from m2pt.training.session import drive
 from m2pt.training.world import World
 from m2pt.weights.files import blocks_to_bytes
+from m2pt.weights.whole import whole_to_bytes
 from orchestrator.config.io import from_dict
 from orchestrator.promotion.export import Identity, Trained, export_model, write
 from orchestrator.promotion.stored import dataset_of, final_state, inputs_from
@@ -56,14 +57,17 @@ def train(gang: Gang, turn: Json, call: Json) -> Json:
     trial = inputs_from(_store(assignment), assignment["inputs"])
     try:
         with session:
-            return {"kind": drive(_training(trial, gang.world), session)}
+            training = _training(trial, gang.world)
+            if training.started is not None:  # of this trial's own model, in every manifest
+                session.about["started"] = training.started.summary()
+            return {"kind": drive(training, session)}
     except StoppedHere:
         return {"kind": "stopped"}
 
 
 def pretrain(gang: Gang, turn: Json, call: Json) -> Json:
     """Make an auxiliary by masked autoencoding, from where its newest checkpoint stands; keep its
-    blocks as blobs at the epochs asked for."""
+    blocks, or all that a target starts from, as blobs at the epochs asked for."""
     assignment = turn["assignment"]
     experiment, name = from_dict(assignment["experiment"]), assignment["source"]
     source = experiment.target if name == "target" else experiment.auxiliaries[name]
@@ -85,7 +89,11 @@ def pretrain(gang: Gang, turn: Json, call: Json) -> Json:
         about={"pretraining": name},
         retention=TrialRetention(assignment["keep_last"]),
         keep=frozenset(assignment["keep"]),
-        weights=lambda: blocks_to_bytes(run.block_weights()),
+        weights=lambda: (
+            whole_to_bytes(run.whole_weights())
+            if assignment.get("whole")
+            else blocks_to_bytes(run.block_weights())
+        ),
     )
     with suppress(StoppedHere), session:
         drive(run, session)

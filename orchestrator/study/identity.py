@@ -93,8 +93,12 @@ def pretrain_fingerprint(
     model: ModelConfig,
     data_digest: str,
     numerics: Numerics = Numerics(),  # noqa: B008  # a frozen value
+    *,
+    whole: bool = False,
 ) -> str:
     """Who an auxiliary that is made here is, before and whether or not it has been made.
+
+    A `whole` one is more than its blocks: what a target starts from.
 
     Only the shape of the encoder's blocks is taken from `model`: its tokenizer is the target's.
     Which epochs of it are kept changes none of them. Of `numerics` only what differs from the
@@ -117,6 +121,8 @@ def pretrain_fingerprint(
     unusual = {key: value for key, value in plain(numerics).items() if value != default[key]}
     if unusual:
         identity["numerics"] = unusual
+    if whole:
+        identity["parts"] = "all"
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
 
 

@@ -76,6 +76,8 @@ class AuxiliaryRecord:
     """Of its pre-training (`study.identity`)."""
     provenance: dict[str, Any] | None = None
     """Where the weights come from (`m2pt.weights.provenance`), and `warnings` about that."""
+    started: str = ""
+    """Of the target's: what the file's model takes of them, in words."""
 
 
 @dataclass
@@ -238,6 +240,7 @@ def _auxiliary_ready(record: StudyRecord, event: Mapping[str, Any], time: float)
         _floats(event.get("metrics")),
         event.get("epoch"),
         event.get("fingerprint", ""),
+        started=event.get("started", {}).get("summary", ""),
         provenance=said if isinstance(said := event.get("provenance"), dict) else None,
     )
 

@@ -104,7 +104,7 @@ def test_what_is_averaged_resumes_to_the_same_bits(train: Any) -> None:
 
 
 def test_what_is_exported_is_averaged_and_a_target_to_go_on_from(tmp_path: Path) -> None:
-    """Further fine-tuning after a fuse: of the export the blocks' matrices are taken."""
+    """Further fine-tuning after a fuse: of the export all is taken but its head."""
     training = training_of(config_of(SHARED, ema_decay=0.7))
     next(training.epochs())
     state = training.capture()
@@ -128,9 +128,11 @@ def test_what_is_exported_is_averaged_and_a_target_to_go_on_from(tmp_path: Path)
     again = Training(
         further.training_config(), digits(), {"audio": block_weights(9)}, target_weights=start
     )
-    for name, weight in start.items():
+    assert {name for name in fused if name not in start.tensors} == {"head.weight", "head.bias"}
+    for name, weight in start.tensors.items():
         borrowing = f"{name.removesuffix('.weight')}.parametrizations.weight.original"
-        own = again.model.get_parameter(borrowing if name.endswith(".weight") else name)
+        borrows = name in start.blocks and name.endswith(".weight")
+        own = again.model.get_parameter(borrowing if borrows else name)
         assert torch.equal(own, weight)
         assert torch.equal(own, fused[name])
     assert next(again.epochs()).metrics["train/loss"] > 0

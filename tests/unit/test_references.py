@@ -11,6 +11,7 @@ from safetensors.torch import save
 from m2pt.data.describe import describe
 from m2pt.models.build import build_model
 from m2pt.weights.files import blocks_to_bytes
+from m2pt.weights.whole import whole_from_bytes, whole_to_bytes, whole_weights
 from orchestrator.conduct.in_job import check_reachable_data
 from orchestrator.conduct.preflight import check_inputs
 from orchestrator.conduct.supply import Supply, imported
@@ -103,11 +104,14 @@ def test_an_exported_trial_is_weights_to_go_on_from(made: Any) -> None:
     reference = f"study://giving/{TRIAL}"
     experiment = taking(store, reference, f"target={{weights: '{reference}'}}")
     check_inputs(experiment)
-    wanted = hashlib.sha256(blocks_to_bytes(weights(5))).hexdigest()
+    lent = hashlib.sha256(blocks_to_bytes(weights(5))).hexdigest()
+    whole = whole_weights(weights(5), "here")
+    taken = hashlib.sha256(whole_to_bytes(whole)).hexdigest()
     supply = Supply(store, experiment, lambda work, report: {}, lambda event: None, Accepted(1))
     digests = supply.digests()
-    assert (digests.target, digests.auxiliaries) == (wanted, {"other": wanted})
-    assert store.exists(layout.blob(wanted))
+    assert (digests.target, digests.auxiliaries) == (taken, {"other": lent})
+    assert store.exists(layout.blob(lent))
+    assert whole_from_bytes(store.get(layout.blob(taken))).tensors.keys() == whole.tensors.keys()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,179 @@
+"""Whole starting weights: canonical block weights, and what else a target can start from.
+
+Beside the linears of the blocks (`m2pt.weights.blocks`) the canonical names are timm's, too:
+`blocks.{i}.norm1`, `norm2` (weight, bias), `blocks.{i}.ls1.gamma`, `ls2.gamma` (D,), `norm`,
+`fc_norm`, `norm_pre`, `cls_token` (1, 1, D), `pos_embed` (1, prefix + L, D), and
+`patch_embed.proj`: of images and spectrograms (D, C, P, P), frequency last, of clips
+(D, C, T, P, P). A point cloud's tokenizer is `patch_embed.*` as in `m2pt.models.point`, or has
+Point-MAE's names. Heads, decoders and the like are no part of it.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save
+from torch import Tensor
+
+from m2pt.data.config import Modality
+from m2pt.weights.blocks import LINEARS, WeightsError, checked
+from m2pt.weights.files import blocks_to_bytes
+from m2pt.weights.layouts import folded
+from m2pt.weights.public import Weights, load_file
+
+_LENGTH = 8  # of what a safetensors file begins with: the length of its header
+_ABOUT = "m2pt"  # of the metadata of a safetensors file; one key, so that equal is equal bytes
+_LINEAR = re.compile(rf"blocks\.\d+\.({'|'.join(map(re.escape, LINEARS))})\.(weight|bias)")
+_BESIDE = re.compile(
+    r"blocks\.\d+\.((norm[12]|attn\.[qk]_norm)\.(weight|bias)|ls[12]\.gamma)"
+    r"|(norm|fc_norm|norm_pre)\.(weight|bias)"
+    r"|cls_token|dist_token|reg_token|pos_embed"
+    r"|patch_embed\..+"
+    r"|(pos_embed\.[02]|encoder\.(first|second)_conv\.\d)\.\w+"  # Point-MAE's
+)
+
+
+@dataclass(frozen=True)
+class WholeWeights:
+    """Canonical weights, and what of their source is known.
+
+    `modality`: of the samples that the tokenizer is for, of ours or another. `grid`: of the
+    learned positions. `post_norm`: blocks normalise after attention and MLP, as BERT's do, so that
+    their norms are of no use before them.
+    """
+
+    tensors: Mapping[str, Tensor]
+    modality: str | None = None
+    grid: tuple[int, ...] | None = None
+    post_norm: bool = False
+
+    @staticmethod
+    def of(weights: "WholeWeights | Mapping[str, Tensor]") -> "WholeWeights":
+        """Weights of which nothing else may be known."""
+        return weights if isinstance(weights, WholeWeights) else WholeWeights(weights)
+
+    @property
+    def blocks(self) -> dict[str, Tensor]:
+        """The linears of the blocks alone, as auxiliaries lend them: LayerScale folded in."""
+        linears = {name: t for name, t in self.tensors.items() if _LINEAR.fullmatch(name)}
+        return folded(linears, self.tensors, "weights")
+
+    @property
+    def blocks_alone(self) -> bool:
+        """Whether there is nothing else."""
+        return len(self.blocks) == len(self.tensors)
+
+
+def whole_weights(
+    state: Mapping[str, Tensor],
+    where: str,
+    modality: str | None = None,
+    grid: tuple[int, ...] | None = None,
+    *,
+    post_norm: bool = False,
+) -> WholeWeights:
+    """The canonical weights in a state with canonical names, checked; heads and others are left.
+
+    `modality`, `grid` and `post_norm` are as in `WholeWeights`.
+
+    Raises:
+        WeightsError: blocks are missing, or a tensor breaks a rule; `where` names the source.
+    """
+    blocks = checked({name: state[name] for name in state if _LINEAR.fullmatch(name)}, where)
+    beside = {name: value for name, value in state.items() if _BESIDE.fullmatch(name)}
+    for name, value in beside.items():
+        _check_finite(name, value, where)
+    tensors = blocks | {name: _widened(beside[name]) for name in sorted(beside)}
+    return WholeWeights(tensors, modality, grid, post_norm)
+
+
+def whole_to_bytes(weights: WholeWeights) -> bytes:
+    """As safetensors; equal weights give equal bytes, those of blocks alone `blocks_to_bytes`'s.
+
+    Raises:
+        WeightsError: the weights break a rule.
+    """
+    if weights.blocks_alone:
+        return blocks_to_bytes(weights.blocks)
+    about = {"modality": weights.modality, "grid": weights.grid, "post_norm": weights.post_norm}
+    tensors = {name: value.cpu().contiguous() for name, value in weights.tensors.items()}
+    return save(tensors, {_ABOUT: json.dumps(about)})
+
+
+def whole_from_bytes(data: bytes, where: str = "weights") -> WholeWeights:
+    """What `whole_to_bytes` wrote, or any safetensors with canonical names.
+
+    Raises:
+        WeightsError: the bytes are damaged, or the weights break a rule.
+    """
+    try:
+        state = from_safetensors(data)
+    except SafetensorError as error:
+        raise WeightsError(f"{where}: damaged safetensors ({error})") from error
+    return _described(state, _header(data), where)
+
+
+def load_whole(path: str | os.PathLike[str], *, sha256: str | None = None) -> WholeWeights:
+    """Whole weights from a file: of ours, or a checkpoint that `load_blocks` reads.
+
+    Raises:
+        WeightsError: as `load_blocks`.
+    """
+    return whole_of(load_file(Path(path), sha256=sha256))
+
+
+def whole_of(weights: Weights) -> WholeWeights:
+    """Of a checkpoint of any layout, with what is known of it.
+
+    Raises:
+        WeightsError: what a file of ours says of itself cannot be read.
+    """
+    said = weights.provenance
+    found = _described(weights.state_dict(), {"__metadata__": weights.metadata}, said.uri)
+    known = said.origin.modality if said.origin.modality in get_args(Modality) else None
+    return replace(
+        found,
+        modality=found.modality or known,
+        post_norm=found.post_norm or said.norm == "post",
+    )
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    """Of sound safetensors, or of their beginning: what is in it."""
+    end = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
+    header: dict[str, Any] = json.loads(data[_LENGTH:end])
+    return header
+
+
+def _described(state: Mapping[str, Tensor], header: Mapping[str, Any], where: str) -> WholeWeights:
+    """With what the file's header says of them; other programs' files say nothing."""
+    said = header.get("__metadata__", {}).get(_ABOUT)
+    if said is None:
+        return whole_weights(state, where)
+    try:
+        about = json.loads(said)
+        modality, grid, post_norm = about["modality"], about["grid"], bool(about["post_norm"])
+        modality = None if modality is None else str(modality)
+        grid = None if grid is None else tuple(int(edge) for edge in grid)
+    except (ValueError, LookupError, TypeError) as error:
+        raise WeightsError(f"{where}: what it says of itself cannot be read: {error}") from error
+    return whole_weights(state, where, modality, grid, post_norm=post_norm)
+
+
+def _check_finite(name: str, value: Tensor, where: str) -> None:
+    if value.is_floating_point() and not torch.isfinite(value).all():
+        raise WeightsError(
+            f"{where}: {name} holds values that are NaN or infinite; take a sound checkpoint"
+        )
+
+
+def _widened(value: Tensor) -> Tensor:
+    narrow = value.is_floating_point() and value.dtype != torch.float64
+    return (value.float() if narrow else value).contiguous()

@@ -1,0 +1,195 @@
+"""A study whose target starts whole: what is stored and said, and what old studies go on with."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import save_file
+
+from m2pt.data.describe import describe
+from m2pt.models.build import build_model
+from m2pt.weights.files import blocks_to_bytes
+from m2pt.weights.whole import whole_from_bytes, whole_to_bytes, whole_weights
+from orchestrator.conduct.preflight import check_inputs
+from orchestrator.conduct.supply import Supply, start_of
+from orchestrator.config.experiment import Experiment
+from orchestrator.config.io import parse_experiment
+from orchestrator.errors import RequestError
+from orchestrator.storage import blobs, layout
+from orchestrator.storage.checkpoints import Accepted
+from orchestrator.storage.lease import Lease
+from orchestrator.storage.uri import Store
+from orchestrator.study.identity import pretrain_fingerprint
+from orchestrator.study.plan import make_plan
+from orchestrator.tracking.journal import Journal
+from orchestrator.tracking.record import fold
+
+TEXT = """\
+name: whole
+data: {source: digits, limit: 100}
+model: {width: 16, depth: 1, heads: 2, tokenizer: {patch: 4}}
+target: {weights: target.safetensors}
+auxiliaries: {other: {weights: target.safetensors}}
+pathway: {auxiliary: other}
+"""
+PRETRAINED = """\
+name: pretrained
+data: {source: digits, limit: 100}
+model: {width: 16, depth: 1, heads: 2, tokenizer: {patch: 4}}
+target: {pretrain: {data: {source: tones, limit: 8}, epochs: 2}}
+auxiliaries: {tones: {pretrain: {data: {source: tones, limit: 8}, epochs: 2}}}
+pathway: {auxiliary: tones}
+"""
+
+
+def supplied(store: Store, experiment: Experiment, **known: Any) -> tuple[Any, list[Any]]:
+    """(digests, events) of a study that pre-trains nothing."""
+    events = list[Any]()
+    supply = Supply(store, experiment, lambda *_: {}, events.append, Accepted(1), **known)
+    return supply.digests(), events
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
+    """Its weights are those of a whole model with smaller patches."""
+    monkeypatch.chdir(tmp_path)
+    found = parse_experiment(TEXT, "exp.yaml", [])
+    source = parse_experiment(TEXT, "exp.yaml", ["model.tokenizer.patch=2"])
+    state = build_model(source.model, describe(source.data), seed=1).state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, "target.safetensors")
+    return found
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(str(tmp_path / "store"))
+
+
+def test_a_target_is_stored_whole_and_an_auxiliary_by_its_blocks(
+    experiment: Experiment, store: Store
+) -> None:
+    check_inputs(experiment)
+    digests, events = supplied(store, experiment)
+    whole = whole_from_bytes(store.get(layout.blob(digests.target)))
+    assert {"pos_embed", "patch_embed.proj.weight", "fc_norm.bias"} < whole.tensors.keys()
+    lent = store.get(layout.blob(digests.auxiliaries["other"]))
+    assert lent == blocks_to_bytes(whole.blocks)
+    (told,) = (event["started"] for event in events if event["name"] == "target")
+    assert told["summary"] == (
+        "taken: blocks, norms, final norm, tokenizer (2 x 2 -> 4 x 4), positions (4 x 4 -> 2 x 2); "
+        "not taken: head"
+    )
+    assert any(line.startswith("resampled  ") for line in told["lines"])
+    assert fold(events).auxiliaries["target"].started == told["summary"]
+    assert start_of(experiment).summary() == told["summary"]
+
+
+def test_the_blocks_alone_are_what_they_have_always_been(
+    experiment: Experiment, store: Store
+) -> None:
+    blocks = parse_experiment(TEXT, "exp.yaml", ["target.parts=blocks"])
+    digests, _ = supplied(store, blocks)
+    assert digests.target == digests.auxiliaries["other"]
+    whole, _ = supplied(store, experiment)
+    assert whole.target != digests.target
+    # a blob of a whole target lends its blocks, under the digest that they have
+    lent = parse_experiment(TEXT, "exp.yaml", [f"auxiliaries.other.weights=sha256:{whole.target}"])
+    assert supplied(store, lent)[0].auxiliaries == digests.auxiliaries
+    again = parse_experiment(TEXT, "exp.yaml", [f"target.weights=sha256:{whole.target}"])
+    assert supplied(store, again)[0].target == whole.target
+    less = parse_experiment(
+        TEXT, "exp.yaml", [f"target.weights=sha256:{whole.target}", "target.parts=blocks"]
+    )
+    assert supplied(store, less)[0].target == digests.target
+
+
+def test_a_study_from_before_goes_on_with_the_blocks_that_it_has(
+    experiment: Experiment, store: Store
+) -> None:
+    blocks = parse_experiment(TEXT, "exp.yaml", ["target.parts=blocks"])
+    before, events = supplied(store, blocks)
+    earlier = fold(events).auxiliaries
+    assert supplied(store, experiment, earlier=earlier)[0] == before
+    other, events = supplied(store, experiment)
+    assert supplied(store, experiment, earlier=fold(events).auxiliaries)[0] == other
+
+
+def test_what_does_not_fit_is_refused_before_anything_starts(experiment: Experiment) -> None:
+    with pytest.raises(RequestError, match=r"^target.weights: .*set model.qkv_bias to true"):
+        check_inputs(parse_experiment(TEXT, "exp.yaml", ["model.qkv_bias=false"]))
+
+
+def test_an_export_says_what_its_tokens_are(experiment: Experiment, store: Store) -> None:
+    data = whole_to_bytes(whole_weights(state_of(experiment), "here"))
+    about = {
+        "format": 1,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "model": {"tokenizer": {"patch": 4}},
+        "data": {"modality": "image", "shape": [1, 8, 8]},
+    }
+    for name, content in (("model.safetensors", data), ("model.json", json.dumps(about).encode())):
+        store.put(layout.export("giving", "abc", name), content)
+    with Lease.acquire(store, "giving") as lease, Journal.open(store, "giving", lease) as journal:
+        plan = dict.fromkeys(("arm", "label", "stage", "auxiliary", "coverage"), "x")
+        journal.append({"kind": "planned", "trial": "abc", "seed": 0, "values": {}, **plan})
+        journal.append({"kind": "exported", "trial": "abc", "key": "k"})
+    one = ["target.weights=study://giving/abc", f"storage={store.uri}"]
+    digests, _ = supplied(store, parse_experiment(TEXT, "exp.yaml", one))
+    found = whole_from_bytes(store.get(layout.blob(digests.target)))
+    assert (found.modality, found.grid) == ("image", (2, 2))
+
+
+def state_of(experiment: Experiment) -> dict[str, Any]:
+    return dict(build_model(experiment.model, describe(experiment.data), seed=4).state_dict())
+
+
+def test_a_pretraining_keeps_more_where_it_is_asked_to(store: Store) -> None:
+    asked = list[Any]()
+
+    def lease(work: Any, on_report: Any) -> Any:
+        asked.extend(work.values())
+        sha256 = blobs.put(store, b"weights")
+        return {
+            name: {
+                "kind": "finished",
+                "kept": {"2": {"sha256": sha256, "metrics": {}}},
+                "seconds": 1,
+            }
+            for name in work
+        }
+
+    def told(*overrides: str) -> Any:
+        events = list[Any]()
+        experiment = parse_experiment(PRETRAINED, "exp.yaml", list(overrides))
+        Supply(store, experiment, lease, events.append, Accepted(1)).digests()
+        (found,) = (event for event in events if event["name"] == "target")
+        return found["started"]["summary"]
+
+    assert told().startswith("taken: blocks; not taken: norms")
+    assert [(one["source"], one["whole"]) for one in asked] == [("tones", False)]  # for both
+    assert told("target.parts=all") == (
+        "taken: blocks, norms, final norm; not taken: tokenizer, positions (the source's is of "
+        "another modality (audio; here image)), head"
+    )
+    assert [(one["source"], one["whole"]) for one in asked[1:]] == [("target", True)]
+
+
+def test_who_a_pretraining_is_changes_with_what_is_kept_alone() -> None:
+    experiment = parse_experiment(PRETRAINED, "exp.yaml", [])
+    config = experiment.auxiliaries["tones"].pretrain
+    assert config is not None
+    plain = pretrain_fingerprint(config, experiment.model, "data")
+    assert plain == pretrain_fingerprint(config, experiment.model, "data", whole=False)
+    assert plain != pretrain_fingerprint(config, experiment.model, "data", whole=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "noted"), [((), True), (("target.parts=all",), False), (("target=null",), False)]
+)
+def test_the_plan_notes_that_a_pretrained_target_takes_blocks_alone(
+    overrides: tuple[str, ...], noted: bool
+) -> None:
+    plan = make_plan(parse_experiment(PRETRAINED, "exp.yaml", list(overrides)))
+    assert any("target.parts: all" in line for line in plan.warnings) == noted
