@@ -36,6 +36,7 @@ DOORS = {
     "trimesh": ("orchestrator/importing/",),
     "jinja2": ("orchestrator/evidence/",),
     "timm": ("m2pt/",),
+    "huggingface_hub": ("m2pt/weights/",),
     "sklearn": ("m2pt/data/",),
     "peft": ("m2pt/rivals/",),
     "torch": ("m2pt/", "orchestrator/ray_backend/", "orchestrator/promotion/"),

@@ -75,8 +75,8 @@ def checked(found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     _check_shapes(found, depth, where)
     ordered = [key for place in places for key in (block_key(*place), bias_key(*place))]
     for key in (key for key in ordered if key in found):
-        _check_values(key, found[key], where)
-    return {key: _widened(found[key]) for key in ordered if key in found}
+        check_values(key, found[key], where)
+    return {key: widened(found[key]) for key in ordered if key in found}
 
 
 def depth_of_blocks(blocks: Mapping[str, Tensor]) -> int:
@@ -134,7 +134,8 @@ def _check_shapes(found: Mapping[str, Tensor], depth: int, where: str) -> None:
                     )
 
 
-def _check_values(key: str, weight: Tensor, where: str) -> None:
+def check_values(key: str, weight: Tensor, where: str) -> None:
+    """Raises WeightsError unless a tensor is of floating point and holds finite values alone."""
     if not weight.is_floating_point():
         raise WeightsError(
             f"{where}: {key} is {weight.dtype}; weights are of floating point, not quantised"
@@ -147,7 +148,8 @@ def _check_values(key: str, weight: Tensor, where: str) -> None:
         )
 
 
-def _widened(weight: Tensor) -> Tensor:
+def widened(weight: Tensor) -> Tensor:
+    """In float32, or in float64 if it is."""
     if weight.dtype == torch.float64:
         return weight.contiguous()
     return weight.to(torch.float32).contiguous()

@@ -12,9 +12,9 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -22,9 +22,11 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save
 from torch import Tensor
 
+from m2pt.data.config import Modality
 from m2pt.weights.blocks import LINEARS, WeightsError, checked
-from m2pt.weights.layouts import named_as_timm
-from m2pt.weights.load import blocks_to_bytes, content_of
+from m2pt.weights.files import blocks_to_bytes
+from m2pt.weights.layouts import folded
+from m2pt.weights.public import Weights, load_file
 
 _LENGTH = 8  # of what a safetensors file begins with: the length of its header
 _ABOUT = "m2pt"  # of the metadata of a safetensors file; one key, so that equal is equal bytes
@@ -59,8 +61,9 @@ class WholeWeights:
 
     @property
     def blocks(self) -> dict[str, Tensor]:
-        """The linears of the blocks alone, as auxiliaries lend them."""
-        return {name: value for name, value in self.tensors.items() if _LINEAR.fullmatch(name)}
+        """The linears of the blocks alone, as auxiliaries lend them: LayerScale folded in."""
+        linears = {name: t for name, t in self.tensors.items() if _LINEAR.fullmatch(name)}
+        return folded(linears, self.tensors, "weights")
 
     @property
     def blocks_alone(self) -> bool:
@@ -123,13 +126,23 @@ def load_whole(path: str | os.PathLike[str], *, sha256: str | None = None) -> Wh
     Raises:
         WeightsError: as `load_blocks`.
     """
-    content, where = content_of(path, sha256=sha256), str(path)
-    with Path(path).open("rb") as opened:
-        first = opened.read(_LENGTH)
-        is_ours = not first.startswith((b"PK", b"\x80"))
-        length = int.from_bytes(first, "little") if is_ours else 0
-        header = first + opened.read(length)
-    return _described(named_as_timm(content, where), _header(header) if is_ours else {}, where)
+    return whole_of(load_file(Path(path), sha256=sha256))
+
+
+def whole_of(weights: Weights) -> WholeWeights:
+    """Of a checkpoint of any layout, with what is known of it.
+
+    Raises:
+        WeightsError: what a file of ours says of itself cannot be read.
+    """
+    said = weights.provenance
+    found = _described(weights.state_dict(), {"__metadata__": weights.metadata}, said.uri)
+    known = said.origin.modality if said.origin.modality in get_args(Modality) else None
+    return replace(
+        found,
+        modality=found.modality or known,
+        post_norm=found.post_norm or said.norm == "post",
+    )
 
 
 def _header(data: bytes) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from m2pt.weights.provenance import Provenance
 from orchestrator.commands.options import add_experiment, experiment_of
 from orchestrator.evidence.wording import count, duration, size
 from orchestrator.study.budget import WORDS, amount
@@ -35,25 +36,36 @@ def run(parsed: argparse.Namespace) -> int:
 
     experiment = experiment_of(parsed, parsed.file)
     absent = [str(one) for one in absent_inputs(experiment)]
-    found = start = None
+    found, start, known = None, None, {}
     if not absent:
-        check_inputs(experiment)
+        known = check_inputs(experiment)
         start = start_of(experiment)
         found = estimate(experiment, measured=not parsed.no_measure)
     plan = make_plan(experiment)
     if parsed.json:
         cost = None if found is None else found.as_dict()
         told = None if start is None else start.lines()
-        about = {**plan.as_dict(), "target": told, "cost": cost, "absent": absent}
+        about = {**plan.as_dict(), "target": told, "weights": known, "cost": cost, "absent": absent}
         print(json.dumps(about, allow_nan=False))
     else:
-        show(plan, found, absent, "" if start is None else start.summary())
+        summary = "" if start is None else start.summary()
+        show(plan, found, absent, start=summary, known=known)
     return 0
 
 
-def show(plan: Plan, found: "Estimate | None", absent: Sequence[str] = (), start: str = "") -> None:
-    """The plan for a person; without what it costs where inputs are `absent`. `start` says what
-    the target takes of its weights."""
+def show(
+    plan: Plan,
+    found: "Estimate | None",
+    absent: Sequence[str] = (),
+    *,
+    start: str = "",
+    known: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """The plan for a person; without what it costs where inputs are `absent`.
+
+    `start` says what the target takes of its weights, and `known` where weights come from, as the
+    journal will.
+    """
     out = Console(highlight=False)
     lines = Table(box=None, show_header=False, pad_edge=False)
     lines.add_column(style="bold")
@@ -62,11 +74,14 @@ def show(plan: Plan, found: "Estimate | None", absent: Sequence[str] = (), start
     for name, line in (*_study(plan), *of_target, *costs):
         lines.add_row(name, escape(line))
     arms = _labels(plan) if found is None else _arms(plan, found)
-    for table in (lines, _stages(plan), _space(plan) if plan.space else None, arms):
+    weights = _weights(known) if known else None
+    space = _space(plan) if plan.space else None
+    for table in (lines, _stages(plan), space, weights, arms):
         if table is not None:
             out.print(table)
             out.print()
-    for warning in (*plan.warnings, *(() if found is None else found.notes)):
+    told = [f"{name}: {one}" for name, said in (known or {}).items() for one in said["warnings"]]
+    for warning in (*plan.warnings, *told, *(() if found is None else found.notes)):
         out.print(f"[yellow]note[/]  {escape(warning)}")
     if absent:
         what = "files or folders" if len(absent) > 1 else "file or folder"
@@ -108,6 +123,18 @@ def _space(plan: Plan) -> Table:
     )
     for line in plan.space:
         table.add_row(escape(line.path), line.kind, escape(line.text), escape(line.when))
+    return table
+
+
+def _weights(known: Mapping[str, Mapping[str, Any]]) -> Table:
+    heads = ("weights", "modality", "trained", "started from", "licence", "blocks")
+    table = Table(*heads, box=None, header_style="bold", pad_edge=False)
+    for name, said in known.items():
+        found = Provenance.from_dict(said)
+        origin = found.origin
+        made = " on ".join(part for part in (found.how, origin.data) if part)
+        cells = (name, origin.modality, made, origin.lineage, origin.licence, found.shape)
+        table.add_row(*(escape(cell or "not stated") for cell in cells))
     return table
 
 

@@ -39,6 +39,14 @@ PLACEMENT = {
 """Keys that may differ between two runs of one study: they change where it runs, not what."""
 
 
+_STATED = re.compile(r"(?:auxiliaries\.[^.]+|target)\.provenance(?:\..+)?")
+"""What is said of weights may differ as well: it changes neither."""
+
+
+def _is_placement(path: str) -> bool:
+    return path in PLACEMENT or _STATED.fullmatch(path) is not None
+
+
 def stored_experiment(store: Store, study: str, overrides: Iterable[str] = ()) -> Experiment:
     """The experiment of a study in the store, with `--set` overrides put over it.
 
@@ -80,7 +88,8 @@ def resumed_experiment(store: Store, study: str, overrides: Iterable[str]) -> Ex
     if differ := _differences(experiment, known):
         raise RequestError(
             f"--set: a study that is resumed stays what it is ({differ}); what may change is "
-            f"{', '.join(sorted(PLACEMENT - {'storage'}))}; for another experiment `search` its "
+            f"{', '.join(sorted(PLACEMENT - {'storage'}))}, and the provenance that is stated of "
+            "weights; for another experiment `search` its "
             "file under another name"
         )
     return experiment
@@ -105,7 +114,7 @@ def _differences(here: Experiment, there: Experiment) -> str:
     differ = sorted(
         path
         for path in mine.keys() | theirs.keys()
-        if path not in PLACEMENT and mine.get(path) != theirs.get(path)
+        if not _is_placement(path) and mine.get(path) != theirs.get(path)
     )
     listed = "; ".join(
         f"{path}: {shown(theirs.get(path))} there, {shown(mine.get(path))} here"

@@ -6,7 +6,7 @@ Each check raises one error that names key, value, rule and remedy; none leaves 
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 from m2pt.data.check import check_samples
 from m2pt.data.config import EMBEDDED, DataConfig, DataInfo
@@ -23,7 +23,7 @@ from orchestrator.config.document import shown
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.io import apply
 from orchestrator.config.metrics import why_no_metric
-from orchestrator.config.weights import reference_in
+from orchestrator.config.weights import file_of
 from orchestrator.errors import RequestError, StorageError
 from orchestrator.storage.uri import Store
 from orchestrator.study.arms import possible_rivals
@@ -55,17 +55,19 @@ def absent_inputs(experiment: Experiment, stored: Container[str] = ()) -> tuple[
         if source.pretrain is not None:
             wanted += _data_places(source.pretrain.data, f"{key_of(name)}.pretrain.data")
         elif source.weights is not None and name not in stored:
-            if reference_in(source.weights) is not None:
-                continue  # into the storage: read_weights looks there
-            wanted.append((f"{key_of(name)}.weights", source.weights, Path(source.weights).exists))
+            file = file_of(source.weights)
+            if file is not None:  # else `read_weights` looks where it is
+                wanted.append((f"{key_of(name)}.weights", source.weights, file.exists))
     try:
         return tuple(Absent(key, place) for key, place, there in wanted if not there())
     except DataAway as error:
         raise StorageError(str(error)) from error
 
 
-def check_inputs(experiment: Experiment, stored: Container[str] = ()) -> None:
+def check_inputs(experiment: Experiment, stored: Container[str] = ()) -> dict[str, dict[str, Any]]:
     """Data and weights: they are there, sound, and fit the model; those in `stored` did once.
+
+    Returns where the others come from, by name, as the journal will say it.
 
     Raises `RequestError`, and `StorageError` where the server that has the data is away.
     """
@@ -86,6 +88,7 @@ def check_inputs(experiment: Experiment, stored: Container[str] = ()) -> None:
         _check_model(one.model, info, f"{why}model")
         _check_recipe(one, info, why)
         _check_rivals(one, info, why)
+    known: dict[str, dict[str, Any]] = {}
     for name, source in sources(experiment).items():
         if source.pretrain is not None:
             where = f"{key_of(name)}.pretrain"
@@ -96,7 +99,9 @@ def check_inputs(experiment: Experiment, stored: Container[str] = ()) -> None:
             except ValueError as error:
                 raise RequestError(f"pathway.mapping, for {key_of(name)}: {error}") from error
         elif source.weights is not None and name not in stored:
-            read_weights(experiment, name, source)
+            said = read_weights(experiment, name, source).provenance
+            known |= {} if said is None else {name: said}
+    return known
 
 
 def check_storage(store: Store) -> None:

@@ -58,6 +58,22 @@ def referred(
     return replace(found, modality=modality, grid=grid), None
 
 
+def provenance_of(store: Store, reference: StudyReference | BlobReference) -> dict[str, Any] | None:
+    """Where weights come from, as far as the study that has them told; None: it is not known.
+
+    Raises `StorageError`.
+    """
+    if isinstance(reference, BlobReference):
+        return None
+    record = fold(read_events(store, reference.study))
+    ready = record.auxiliaries.get(reference.full_name) or record.auxiliaries.get(reference.name)
+    if ready is None or ready.provenance is None:
+        return None
+    said = ready.provenance
+    via = f"study://{reference.study}/{reference.full_name}"
+    return {**said, "uri": f"{via} ({said.get('uri', 'of unknown origin')})"}
+
+
 class _Place(NamedTuple):
     """Where weights lie. `about`: of an export, what `model.json` says; None: it is a blob."""
 

@@ -7,8 +7,7 @@ fingerprint covers everything that changes them, and the store remembers the blo
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from m2pt.data.describe import describe
 from m2pt.data.schema import DataAway
@@ -16,11 +15,12 @@ from m2pt.pathway.coverage import mapping
 from m2pt.pretrain.config import PretrainConfig
 from orchestrator.conduct.assign import patience
 from orchestrator.conduct.made import Made, Pretraining, failure, pretraining, read_made
-from orchestrator.conduct.referred import referred
+from orchestrator.conduct.outside import load_outside, provenance_made, provenance_said
+from orchestrator.conduct.referred import provenance_of, referred
 from orchestrator.conduct.starting import started_from, started_pretrained
 from orchestrator.config.experiment import Experiment, WeightSource
 from orchestrator.config.io import as_dict
-from orchestrator.config.weights import TargetSource, maturity, reference_in
+from orchestrator.config.weights import TargetSource, file_of, maturity, reference_in
 from orchestrator.errors import RequestError, StorageError
 from orchestrator.storage import blobs, layout
 from orchestrator.storage.checkpoints import Accepted
@@ -70,9 +70,9 @@ class Supply:
         for name, source in sources(self.experiment).items():
             if name in self.imported:
                 digests[name] = self.imported[name]
+                self._restate(name, source)
             elif source.weights is not None:
-                digests[name], told = self._import(name, source)
-                self.emit({"kind": "auxiliary_ready", "name": name, "sha256": digests[name]} | told)
+                digests[name] = self._import(name, source)
             elif source.pretrain is not None:
                 making[name] = source.pretrain
         bases = {maturity(name)[0]: config for name, config in making.items()}
@@ -146,10 +146,12 @@ class Supply:
         for name in one.names:
             for event in made.events(name, one.config.epochs):
                 marks = {"fingerprint": one.fingerprint, "reused": reused or name != one.names[0]}
-                told = {}
-                if name == TARGET:
+                lent = name != TARGET
+                told: Json = {}
+                if not lent:
                     told = _told(started_pretrained(self.experiment, one.config, whole=one.whole))
-                self.emit(event | marks | told)
+                said = provenance_made(self.experiment, one.config, event["sha256"], lent=lent)
+                self.emit(event | marks | told | {"provenance": said})
 
     def _let_go(self, one: Pretraining) -> None:
         folder = layout.checkpoints(self.experiment.name, one.place)
@@ -175,19 +177,34 @@ class Supply:
                 return plain
         return made
 
-    def _import(self, name: str, source: WeightSource) -> tuple[str, Json]:
-        """Weights from a file, or by reference, in canonical form, as a blob; and what there is to
-        say of them."""
+    def _import(self, name: str, source: WeightSource) -> str:
+        """Weights from outside, or by reference, in canonical form, as a blob; told as ready."""
         from m2pt.weights.whole import WholeWeights, whole_to_bytes
 
-        weights, sha256 = read_weights(self.experiment, name, source, self.store)
+        weights, sha256, said = read_weights(self.experiment, name, source, self.store)
         told: Json = {}
         if name == TARGET:
             blocks, before = WholeWeights(weights.blocks), self.earlier.get(TARGET)
             if before is not None and before.sha256 == _sha256(whole_to_bytes(blocks)):
                 weights, sha256 = blocks, None  # of a study from before there was more to take
             told = _told(started_from(self.experiment, weights))
-        return sha256 or blobs.put(self.store, whole_to_bytes(weights)), told
+        sha256 = sha256 or blobs.put(self.store, whole_to_bytes(weights))
+        self._ready(name, sha256, said, told)
+        return sha256
+
+    def _ready(self, name: str, sha256: str, said: Json | None, told: Json) -> None:
+        event = {"kind": "auxiliary_ready", "name": name, "sha256": sha256, **told}
+        self.emit(event if said is None else event | {"provenance": said})
+
+    def _restate(self, name: str, source: WeightSource) -> None:
+        """Tell what the file states of weights now, where that is other than what was told."""
+        known = self.earlier.get(name)
+        if known is None or known.provenance is None or source.provenance is None:
+            return
+        said = provenance_said(self.experiment, source, known.provenance)
+        if said != known.provenance:
+            told = {"started": {"summary": known.started}} if known.started else {}
+            self._ready(name, known.sha256, said, told)
 
 
 def imported(store: Store, experiment: Experiment, record: StudyRecord) -> dict[str, str]:
@@ -204,7 +221,7 @@ def imported(store: Store, experiment: Experiment, record: StudyRecord) -> dict[
         name: record.auxiliaries[name].sha256
         for name, place in places.items()
         if name in record.auxiliaries
-        and (reference_in(place) is not None or not Path(place).exists())
+        and ((file := file_of(place)) is None or not file.exists())
         and store.exists(layout.blob(record.auxiliaries[name].sha256))
     }
 
@@ -220,11 +237,22 @@ def data_digest(experiment: Experiment) -> str:
         raise RequestError(f"data: {error}") from error
 
 
+class FoundWeights(NamedTuple):
+    """Weights that fit a model."""
+
+    weights: Any
+    """`WholeWeights`; those of an auxiliary are blocks alone."""
+    sha256: str | None
+    """Of the blob that they are, if they are one."""
+    provenance: Json | None
+    """Where they come from, as the journal says it; None where nothing is known."""
+
+
 def read_weights(
     experiment: Experiment, name: str, source: WeightSource, store: Store | None = None
-) -> tuple[Any, str | None]:
-    """The `WholeWeights` that are taken of a source, which fit the model, and of what blob they
-    are, if of one.
+) -> FoundWeights:
+    """The weights that are taken of a source, which fit the model.
+
 
     Those of an auxiliary are blocks alone. `store` is the experiment's, where that is open already.
 
@@ -232,16 +260,19 @@ def read_weights(
     `StorageError`.
     """
     from m2pt.weights.blocks import check_fit, depth_of_blocks
-    from m2pt.weights.whole import WholeWeights, load_whole
+    from m2pt.weights.whole import WholeWeights, whole_of
 
     assert source.weights is not None  # the caller looked
     where, reference, sha256 = f"{key_of(name)}.weights", reference_in(source.weights), None
+    known: Json | None = None
     try:
         if reference is None:
-            found = load_whole(Path(source.weights), sha256=source.sha256)
+            loaded = load_outside(source)
+            found, known = whole_of(loaded), loaded.provenance.as_dict()
         else:
             opened = store or Store.open(experiment.storage)
             found, sha256 = referred(opened, reference, where, source.sha256)
+            known = provenance_of(opened, reference)
         check_fit(found.blocks, experiment.model, source.weights, any_depth=name != TARGET)
         taken = found if _whole(source) else WholeWeights(found.blocks)
         if name == TARGET:
@@ -250,7 +281,8 @@ def read_weights(
             check_depth(experiment, depth_of_blocks(found.blocks))
     except (ValueError, OSError) as error:
         raise RequestError(f"{where}: {error}") from error
-    return taken, sha256 if taken is found or found.blocks_alone else None
+    kept = sha256 if taken is found or found.blocks_alone else None
+    return FoundWeights(taken, kept, provenance_said(experiment, source, known))
 
 
 def _whole(source: WeightSource) -> bool:
@@ -276,7 +308,7 @@ def start_of(experiment: Experiment) -> Any:
         return None
     if source.pretrain is not None:
         return started_pretrained(experiment, source.pretrain, whole=source.whole)
-    return started_from(experiment, read_weights(experiment, TARGET, source)[0])
+    return started_from(experiment, read_weights(experiment, TARGET, source).weights)
 
 
 def check_depth(experiment: Experiment, depth: int) -> None:

@@ -1,5 +1,8 @@
 """Where weights come from: the section of the file, and how it names what lies in the store.
 
+A path, `file://`, `s3://`, `hf://` and `timm://` name weights from outside
+(`m2pt.weights.address`).
+
 `audio@20` is the auxiliary `audio` after epoch 20 of its pre-training. `study://STUDY/NAME` is what
 another study under the same storage has made: an auxiliary, `target`, or a trial that it exported;
 `sha256:DIGEST` is a blob of the store.
@@ -8,11 +11,15 @@ another study under the same storage has made: an auxiliary, `target`, or a tria
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from m2pt.pretrain.config import PretrainConfig
+from m2pt.weights.address import OnDisk, parse
+from m2pt.weights.naming.table import AUTO, layout_named
+from m2pt.weights.provenance import Modality
 from orchestrator.config.names import nearest
 from orchestrator.config.upkeep import FrozenSection
 
@@ -70,19 +77,60 @@ def reference_in(weights: str | None) -> StudyReference | BlobReference | None:
     return None
 
 
+def file_of(weights: str) -> Path | None:
+    """The file of this machine that `weights` names; None where it names something else."""
+    if reference_in(weights) is not None:
+        return None
+    address = parse(weights)
+    return address.path if isinstance(address, OnDisk) else None
+
+
+class StatedOrigin(FrozenSection):
+    """What weights were made from, in the place of what is known of them.
+
+    Much is known of public checkpoints by their address; of a file of your own nothing is, unless
+    it is stated here. What is stated is shown in the plan, in MLflow and in the report, with
+    warnings where it undermines the claim that the data is irrelevant, or restricts use. It changes
+    no trial, and may be changed when a study is resumed. Not in the paper.
+    """
+
+    modality: Modality | None = None
+    """Of the data that they were trained on."""
+    supervised: bool | None = None
+    """Trained with labels or captions (true), or self-supervised (false)."""
+    data: str | None = None
+    """The data set, in words."""
+    lineage: str | None = None
+    """The weights that they started from, in words: `scratch`, or as in `DeiT on ImageNet`."""
+    involves: tuple[Modality, ...] | None = None
+    """Other modalities that had a part in them: of what they started from, or were aligned with."""
+    licence: str | None = None
+    """As SPDX writes it where it can, such as `CC-BY-NC-4.0`."""
+
+
 class WeightSource(FrozenSection):
-    """Where weights come from: exactly one of `pretrain`, `weights` and `control`."""
+    """Where weights come from: exactly one of `pretrain`, `weights` and `control`.
+
+    docs/weights.md says which public checkpoints can be named, and how.
+    """
 
     pretrain: PretrainConfig | None = None
     """Make them by masked autoencoding before the study starts."""
     weights: str | None = None
-    """Path of a checkpoint (safetensors, or a torch file without pickled code), or what lies in
-    the store already: `study://STUDY/NAME`, an auxiliary that another study under the same storage
-    made (`NAME@EPOCH`: at an epoch that it kept; `target`: its pre-trained target; a trial's id:
-    the fused model that it exported), or `sha256:DIGEST`, a blob of the store. A study finds out
-    once what such a name stands for, and keeps to it."""
+    """Path or address of a checkpoint (safetensors, or a torch file without pickled code):
+    `file:///PATH`, `s3://BUCKET/KEY`, `hf://OWNER/NAME[@REVISION][/FILE]` on the Hugging Face Hub,
+    or `timm://MODEL`; fetched once, and then kept in the store. Or what lies in the store already:
+    `study://STUDY/NAME`, an auxiliary that another study under the same storage made
+    (`NAME@EPOCH`: at an epoch that it kept; `target`: its pre-trained target; a trial's id: the
+    fused model that it exported), or `sha256:DIGEST`, a blob of the store. A study finds out once
+    what such a name stands for, and keeps to it."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """With `weights`: the digest that the file must have; another file is refused."""
+    layout: str = AUTO
+    """With `weights` from outside the store: how the checkpoint names its tensors, as in `timm`,
+    `hf-vit` or `imagebind:audio` (docs/weights.md lists them); auto recognises it."""
+    provenance: StatedOrigin | None = None
+    """With `weights`: what they were made from, where that is not known or known wrongly."""
     control: ControlKind | None = None
     """Make them carry no knowledge: `random` (norm-matched Gaussian) or `permuted` (rows and
     columns shuffled); for auxiliaries only."""
@@ -104,8 +152,23 @@ class WeightSource(FrozenSection):
             )
         if self.sha256 is not None and self.weights is None:
             raise ValueError("sha256: is of the file that `weights` names; leave it out without")
-        reference_in(self.weights)
+        if self.provenance is not None and self.weights is None:
+            raise ValueError("provenance: is of what `weights` names; leave it out without")
+        self._check_address()
         return self
+
+    def _check_address(self) -> None:
+        inside = reference_in(self.weights) is not None
+        if self.layout != AUTO and (inside or self.weights is None):
+            raise ValueError(
+                "layout: is of a checkpoint from outside that `weights` names; leave it out here"
+            )
+        layout_named(self.layout)
+        if self.weights is not None and not inside:
+            try:
+                parse(self.weights)
+            except ValueError as error:
+                raise ValueError(f"weights: {error}") from error
 
 
 class TargetSource(WeightSource):

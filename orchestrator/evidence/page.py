@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from m2pt.weights.provenance import Provenance
 from orchestrator.config.experiment import Experiment, WeightSource
 from orchestrator.config.weights import maturity
 from orchestrator.evidence.findings import Findings
@@ -58,6 +59,11 @@ def page(
         facts=_facts(data, experiment),
         space=_space(found, experiment),
         auxiliaries=_auxiliaries(data, experiment),
+        weights=[
+            _weights(name, made["provenance"])
+            for name, made in data["auxiliaries"].items()
+            if made["provenance"]
+        ],
         proofs=[_proof(export) for export in data["exports"]],
         failures=data["failures"],
         losses=data["gangs_lost"],
@@ -283,6 +289,24 @@ def _auxiliaries(data: Mapping[str, Any], experiment: Experiment) -> list[dict[s
         }
         for name in dict.fromkeys((*experiment.auxiliaries, *kept))
     ]
+
+
+def _weights(name: str, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Where one set of weights comes from, in words; what is not known is left out."""
+    found = Provenance.from_dict(said)
+    origin = found.origin
+    style = [f"{found.norm}-LN" if found.norm else "", found.activation or ""]
+    return {
+        "name": name,
+        "uri": found.uri,
+        "modality": origin.modality or "not stated",
+        "made": ", ".join(part for part in (found.how, origin.data) if part) or "not stated",
+        "lineage": origin.lineage or "not stated",
+        "licence": origin.licence or "not stated",
+        "built": ", ".join(part for part in (found.shape, *style, found.layout) if part),
+        "sha256": found.sha256[:16],
+        "warnings": list(said.get("warnings", ())),
+    }
 
 
 def _source(source: WeightSource) -> str:

@@ -18,7 +18,7 @@ from m2pt.data.load import load
 from m2pt.data.samples import Dataset
 from m2pt.pathway.controls import control_weights
 from m2pt.training.state import State, from_bytes
-from m2pt.weights.load import load_blocks
+from m2pt.weights.files import load_blocks
 from m2pt.weights.whole import load_whole
 from orchestrator import environment
 from orchestrator.config.io import from_dict

@@ -14,7 +14,7 @@ from m2pt.training.evaluate import evaluate
 from m2pt.training.loop import Training
 from m2pt.training.session import drive
 from m2pt.training.world import World
-from m2pt.weights.load import blocks_to_bytes
+from m2pt.weights.files import blocks_to_bytes
 from m2pt.weights.whole import whole_to_bytes
 from orchestrator.config.io import from_dict
 from orchestrator.promotion.cost import cost_of

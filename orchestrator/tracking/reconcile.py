@@ -5,6 +5,7 @@ the same request as the last of what they speak of, after it: `rung`, the newest
 metrics are there, and `tested`. So a request whose answer was lost can be made again.
 """
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -108,6 +109,7 @@ def study_change(record: StudyRecord, context: Context, have: RunState | None) -
         "experiment_sha256": record.experiment_sha256,
         "verdict": record.verdict or "",
         "why": record.why or "",
+        **_weights_tags(record),
     }
     change = Change(
         name=context.study,
@@ -117,6 +119,23 @@ def study_change(record: StudyRecord, context: Context, have: RunState | None) -
         points=[] if known == ready else _auxiliary_points(record),
     )
     return _with_status(change, have, status, record.ended)
+
+
+def _weights_tags(record: StudyRecord) -> dict[str, str]:
+    """Where each weight comes from: a tag of JSON for each, and what can be searched for."""
+    said = {one.name: one.provenance for one in record.auxiliaries.values() if one.provenance}
+    if not said:
+        return {}
+    licences = {str(one["licence"]) for one in said.values() if one.get("licence")}
+    warned = [f"{name}: {line}" for name, one in said.items() for line in one.get("warnings", ())]
+    return {
+        **{
+            metric_name(f"weights/{name}"): json.dumps(one, sort_keys=True)
+            for name, one in said.items()
+        },
+        "weights_licences": ", ".join(sorted(licences)),
+        "weights_warnings": "; ".join(warned),
+    }
 
 
 def trial_change(

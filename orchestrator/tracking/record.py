@@ -74,6 +74,8 @@ class AuxiliaryRecord:
     """Of its pre-training."""
     fingerprint: str = ""
     """Of its pre-training (`study.identity`)."""
+    provenance: dict[str, Any] | None = None
+    """Where the weights come from (`m2pt.weights.provenance`), and `warnings` about that."""
     started: str = ""
     """Of the target's: what the file's model takes of them, in words."""
 
@@ -238,7 +240,8 @@ def _auxiliary_ready(record: StudyRecord, event: Mapping[str, Any], time: float)
         _floats(event.get("metrics")),
         event.get("epoch"),
         event.get("fingerprint", ""),
-        event.get("started", {}).get("summary", ""),
+        started=event.get("started", {}).get("summary", ""),
+        provenance=said if isinstance(said := event.get("provenance"), dict) else None,
     )
 
 

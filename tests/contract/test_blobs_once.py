@@ -73,7 +73,7 @@ def _own_mib() -> float:
 
 
 def _load(path: Path, sent: Connection) -> None:
-    from m2pt.weights.load import load_blocks
+    from m2pt.weights.files import load_blocks
 
     before = _own_mib()
     blocks = load_blocks(path)

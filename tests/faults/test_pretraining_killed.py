@@ -10,7 +10,7 @@ import torch
 
 from m2pt.pretrain.mae import MaskedAutoencoding
 from m2pt.training.recipe import Numerics
-from m2pt.weights.load import blocks_from_bytes
+from m2pt.weights.files import blocks_from_bytes
 from orchestrator.config.io import parse_experiment
 from orchestrator.storage import layout
 from orchestrator.storage.uri import Store

@@ -124,7 +124,7 @@ def test_what_is_exported_is_averaged_and_a_target_to_go_on_from(tmp_path: Path)
     )
     further = parse_experiment(text, "file")
     assert further.target is not None
-    start, _ = read_weights(further, "target", further.target)
+    start = read_weights(further, "target", further.target)[0]
     again = Training(
         further.training_config(), digits(), {"audio": block_weights(9)}, target_weights=start
     )

@@ -19,7 +19,7 @@ from m2pt.data.config import DataConfig
 from m2pt.data.describe import describe
 from m2pt.data.schema import DataError
 from m2pt.training.state import from_bytes
-from m2pt.weights.load import load_blocks
+from m2pt.weights.files import load_blocks
 from orchestrator.conduct.brake import Brake
 from orchestrator.conduct.made import parse_made
 from orchestrator.conduct.ownership import stored_experiment

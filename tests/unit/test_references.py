@@ -10,7 +10,7 @@ from safetensors.torch import save
 
 from m2pt.data.describe import describe
 from m2pt.models.build import build_model
-from m2pt.weights.load import blocks_to_bytes
+from m2pt.weights.files import blocks_to_bytes
 from m2pt.weights.whole import whole_from_bytes, whole_to_bytes, whole_weights
 from orchestrator.conduct.in_job import check_reachable_data
 from orchestrator.conduct.preflight import check_inputs

@@ -13,7 +13,7 @@ from m2pt.models.build import build_model
 from m2pt.models.config import ModelConfig, Tokenizer
 from m2pt.weights.blocks import WeightsError, block_weights
 from m2pt.weights.deciding import Slots
-from m2pt.weights.load import blocks_to_bytes
+from m2pt.weights.files import blocks_to_bytes
 from m2pt.weights.positions import grid_of
 from m2pt.weights.start import decide, start_from
 from m2pt.weights.started import Started

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from m2pt.data.describe import describe
 from m2pt.models.build import build_model
-from m2pt.weights.load import blocks_to_bytes
+from m2pt.weights.files import blocks_to_bytes
 from m2pt.weights.whole import whole_from_bytes, whole_to_bytes, whole_weights
 from orchestrator.conduct.preflight import check_inputs
 from orchestrator.conduct.supply import Supply, start_of

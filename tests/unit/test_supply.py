@@ -9,7 +9,7 @@ import pytest
 
 from m2pt.data.describe import describe
 from m2pt.models.build import build_model
-from m2pt.weights.load import save_blocks
+from m2pt.weights.files import save_blocks
 from orchestrator.commands.pretrain import weights_alone
 from orchestrator.conduct.assign import Assigner
 from orchestrator.conduct.preflight import check_inputs

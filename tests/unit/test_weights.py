@@ -23,8 +23,8 @@ from m2pt.weights.blocks import (
     check_fit,
     matrices_of,
 )
+from m2pt.weights.files import blocks_from_bytes, blocks_to_bytes, load_blocks, save_blocks
 from m2pt.weights.layouts import canonical
-from m2pt.weights.load import blocks_from_bytes, blocks_to_bytes, load_blocks, save_blocks
 
 State = dict[str, Any]
 

@@ -4,11 +4,12 @@ import hashlib
 import os
 import pickle
 import warnings
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -21,10 +22,7 @@ _HEAD_BYTES = 64
 
 
 def load_blocks(path: str | os.PathLike[str], *, sha256: str | None = None) -> dict[str, Tensor]:
-    """Canonical block weights from a safetensors or torch file; its kind is told by its content.
-
-    Torch files are read with `weights_only=True`: nothing in them is run. With `sha256`, a file
-    of another digest is not read at all.
+    """Canonical block weights from a file of any known layout, read as `content_of` does.
 
     Raises:
         WeightsError: the file is missing, damaged or another one, needs code to be read, has an
@@ -33,27 +31,49 @@ def load_blocks(path: str | os.PathLike[str], *, sha256: str | None = None) -> d
     return canonical(content_of(path, sha256=sha256), str(path))
 
 
-def content_of(path: str | os.PathLike[str], *, sha256: str | None = None) -> object:
-    """What a safetensors or torch file holds, whatever its layout; as `load_blocks`.
+def content_of(
+    path: str | os.PathLike[str], *, sha256: str | None = None, shown: str | None = None
+) -> object:
+    """What a safetensors or torch file holds, whatever its layout; its kind is told by its content.
+
+    Torch files are read with `weights_only=True`: nothing in them is run. The arguments of a
+    training (`argparse.Namespace`), which MAE and VideoMAE save beside the model, are plain values
+    and allowed. With `sha256`, a file of another digest is not read at all. Errors name it `shown`,
+    or by its path.
 
     Raises:
         WeightsError: the file is missing, damaged or another one, or needs code to be read.
     """
     file = Path(path)
+    shown = shown or str(file)
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"
-        raise WeightsError(f"{file}: {what}; name a .safetensors or .pth file")
-    with file.open("rb") as opened:
-        head = opened.read(_HEAD_BYTES)
-        opened.seek(0)
-        found = hashlib.file_digest(opened, "sha256").hexdigest() if sha256 else None
+        raise WeightsError(f"{shown}: {what}; name a .safetensors or .pth file")
+    found = sha256_of(file) if sha256 else None
     if found != sha256:
         raise WeightsError(
-            f"{file}: its sha256 is {found}, not {sha256}; fetch it again, or correct the digest"
+            f"{shown}: its sha256 is {found}, not {sha256}; fetch it again, or correct the digest"
         )
-    _check_head(file, head)
+    with file.open("rb") as opened:
+        head = opened.read(_HEAD_BYTES)
+    _check_head(head, file.stat().st_size, shown)
     is_torch = head.startswith((_ZIP, _PICKLE))
-    return _torch_content(file) if is_torch else _safetensors_content(file)
+    return _torch_content(file, shown) if is_torch else _safetensors_content(file, shown)
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The digest of a file that is there."""
+    with Path(path).open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def metadata_of(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What a safetensors file says of itself; nothing where it is none."""
+    try:
+        with safe_open(path, "pt") as opened:
+            return dict(opened.metadata() or {})
+    except (SafetensorError, OSError, ValueError):
+        return {}
 
 
 def save_blocks(source: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
@@ -93,41 +113,41 @@ def blocks_from_bytes(data: bytes) -> dict[str, Tensor]:
         raise WeightsError(f"blocks: damaged safetensors ({error})") from error
 
 
-def _check_head(file: Path, head: bytes) -> None:
+def _check_head(head: bytes, size: int, shown: str) -> None:
     if not head:
-        raise WeightsError(f"{file}: is empty (0 bytes); fetch it again and compare its size")
+        raise WeightsError(f"{shown}: is empty (0 bytes); fetch it again and compare its size")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise WeightsError(
-            f"{file}: is a web page ({file.stat().st_size:,} bytes), saved in place of weights; "
+            f"{shown}: is a web page ({size:,} bytes), saved in place of weights; "
             "fetch the file itself"
         )
     if head.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"{file}: is a Git LFS pointer, not the weights; run `git lfs pull`")
+        raise WeightsError(f"{shown}: is a Git LFS pointer, not the weights; run `git lfs pull`")
 
 
-def _safetensors_content(file: Path) -> object:
+def _safetensors_content(file: Path, shown: str) -> object:
     try:
         return load_file(file)
     except (SafetensorError, ValueError, OSError) as error:
         raise WeightsError(
-            f"{file}: neither whole safetensors nor a torch file ({error}); "
+            f"{shown}: neither whole safetensors nor a torch file ({error}); "
             "fetch it again and compare its size"
         ) from error
 
 
-def _torch_content(file: Path) -> object:
+def _torch_content(file: Path, shown: str) -> object:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{file}: holds objects that only code can rebuild, and no code in a file is run "
+            f"{shown}: holds objects that only code can rebuild, and no code in a file is run "
             f"({_reason(error)}); save model.state_dict() alone, best as safetensors"
         ) from error
     except Exception as error:  # a damaged file fails anywhere in its reader, with any error
         raise WeightsError(
-            f"{file}: damaged torch file ({_reason(error)}); fetch it again and compare its size"
+            f"{shown}: damaged torch file ({_reason(error)}); fetch it again and compare its size"
         ) from error
 
 
