@@ -21,6 +21,7 @@ PLACE = "patch_embed.position."  # the MLP of a group's centre
 _PREFIXES = (CLASS, "dist_token")
 _SCALED = {"attn.proj": "ls1.gamma", "mlp.fc2": "ls2.gamma"}
 _HEAD = "a head is another task's"
+_AFTER = "in the source they come after attention and MLP"
 _FINAL = {"norm": "fc_norm", "fc_norm": "norm"}
 
 
@@ -87,6 +88,8 @@ class Deciding:
             return "the model's positions are fixed (model.positions)"
         if name.startswith(("patch_embed.", POSITIONS, "encoder.")):
             return self._why_no_tokenizer or "it does not fit"
+        if name.startswith("blocks.") and ".norm" in name:
+            return _AFTER
         if name.startswith("norm_pre."):
             return "the model does not normalise before its blocks"
         return "the model has no such thing"
@@ -94,7 +97,7 @@ class Deciding:
     def _of_block(self, name: str) -> Move:
         linear, _, kind = name.split(".", 2)[2].rpartition(".")
         if self._weights.post_norm and linear.startswith("norm"):
-            return _left(name, "the source's come after attention and MLP")
+            return _left(name, _AFTER)
         gamma = name.removesuffix(f"{linear}.{kind}") + _SCALED.get(linear, "")
         if name in self._tensors and gamma in self._tensors and gamma not in self._slots.shapes:
             make = partial(_folded, self._tensors[name], self._tensors[gamma])

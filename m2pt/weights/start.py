@@ -52,8 +52,9 @@ def decide(slots: Slots, weights: WholeWeights) -> tuple[tuple[Move, ...], tuple
     deciding = Deciding(slots, weights)
     moves = tuple(deciding.move(name) for name in slots.shapes)
     used = {name for move in moves for name in move.uses}
-    rest = (name for name in weights.tensors if name not in used)
-    return moves, tuple(Unused(name, deciding.why_unused(name)) for name in rest)
+    rest = [name for name in weights.tensors if name not in used]
+    unused = (*rest, *weights.unused)
+    return moves, tuple(Unused(name, deciding.why_unused(name)) for name in unused)
 
 
 def _check_blocks(own: Mapping[str, Size], blocks: Mapping[str, Tensor]) -> None:

@@ -46,13 +46,15 @@ class WholeWeights:
 
     `modality`: of the samples that the tokenizer is for, of ours or another. `grid`: of the
     learned positions. `post_norm`: blocks normalise after attention and MLP, as BERT's do, so that
-    their norms are of no use before them.
+    their norms are of no use before them. `unused`: names of what else the source holds, such as a
+    head; not known of weights that lie in the store.
     """
 
     tensors: Mapping[str, Tensor]
     modality: str | None = None
     grid: tuple[int, ...] | None = None
     post_norm: bool = False
+    unused: tuple[str, ...] = ()
 
     @staticmethod
     def of(weights: "WholeWeights | Mapping[str, Tensor]") -> "WholeWeights":
@@ -91,7 +93,8 @@ def whole_weights(
     for name, value in beside.items():
         _check_finite(name, value, where)
     tensors = blocks | {name: _widened(beside[name]) for name in sorted(beside)}
-    return WholeWeights(tensors, modality, grid, post_norm)
+    unused = tuple(name for name in state if name not in tensors)
+    return WholeWeights(tensors, modality, grid, post_norm, unused)
 
 
 def whole_to_bytes(weights: WholeWeights) -> bytes:

@@ -108,10 +108,15 @@ class Supply:
         return {name: found[one.fingerprint] for one in wanted.values() for name in one.names}
 
     def _needed(self, name: str, config: PretrainConfig) -> Pretraining:
-        """The pre-training behind `name`."""
-        target = self.experiment.target
-        whole = name == TARGET and target is not None and target.whole
-        return pretraining(self.experiment, name, config, whole=whole)
+        """The pre-training behind `name`: of a target all is kept, unless the file says otherwise,
+        or this study has begun with the blocks that were all there was."""
+        alone = pretraining(self.experiment, name, config)
+        target, before = self.experiment.target, self.earlier.get(TARGET)
+        if name != TARGET or target is None or not _whole(target):
+            return alone
+        one = pretraining(self.experiment, name, config, whole=True)
+        known = (one.fingerprint, one.plain_fingerprint)
+        return one if before is None or before.fingerprint in known else alone
 
     def _assignment(self, one: Pretraining, known: Made) -> Json:
         checkpoints, missing = self.experiment.checkpoints, one.missing(known)
@@ -286,7 +291,7 @@ def read_weights(
 
 
 def _whole(source: WeightSource) -> bool:
-    return isinstance(source, TargetSource) and source.whole
+    return isinstance(source, TargetSource) and source.parts == "all"
 
 
 def _sha256(data: bytes) -> str:
@@ -307,7 +312,7 @@ def start_of(experiment: Experiment) -> Any:
     if source is None:
         return None
     if source.pretrain is not None:
-        return started_pretrained(experiment, source.pretrain, whole=source.whole)
+        return started_pretrained(experiment, source.pretrain, whole=_whole(source))
     return started_from(experiment, read_weights(experiment, TARGET, source).weights)
 
 

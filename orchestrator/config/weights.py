@@ -174,17 +174,11 @@ class WeightSource(FrozenSection):
 class TargetSource(WeightSource):
     """What the target starts from: weights of its own, and how much of them it takes."""
 
-    parts: Parts | None = None
+    parts: Parts = "all"
     """What it takes (paper, section 4.1: the pre-trained setting takes all). all: besides the
-    blocks their norms, the tokenizer, positions and class token, as far as there are any and they
-    fit; where they are of another size they are resampled, and `plan` says what is taken. blocks:
-    the linears of the blocks alone. null is all of `weights`, and the blocks of `pretrain`, as it
-    was before there was a choice."""
-
-    @property
-    def whole(self) -> bool:
-        """Whether it takes more than the blocks."""
-        return self.parts == "all" if self.parts else self.pretrain is None
+    linears of the blocks their norms, the tokenizer, positions and class token, as far as there are
+    any and they fit; where sizes differ they are resampled, and `plan` says what is taken. blocks:
+    the linears alone. A study that began before there was a choice goes on with what it took."""
 
 
 def maturity(name: str) -> tuple[str, int | None]:

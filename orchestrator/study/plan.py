@@ -151,11 +151,7 @@ def make_plan(experiment: Experiment, digests: Digests | DigestsOf | None = None
         ),
         arms=tuple(_arm_line(plan) for plan in preview(agenda, _PREVIEWED)),
         budget=experiment.budget.model_dump(),
-        warnings=(
-            *_warnings(experiment, agenda, size),
-            *_capped(experiment, stages),
-            *_of_target(experiment),
-        ),
+        warnings=(*_warnings(experiment, agenda, size), *_capped(experiment, stages)),
     )
 
 
@@ -316,17 +312,6 @@ def _capped(experiment: Experiment, stages: tuple[StageLine, ...]) -> Iterator[s
         f"budget.trials: {cap} of at most {most} trials are started ({kept}); then the study "
         "stops, and a larger cap goes on"
     )
-
-
-def _of_target(experiment: Experiment) -> Iterator[str]:
-    """That a pre-trained target takes less than there is, where the file does not ask for that."""
-    target = experiment.target
-    if target is not None and target.pretrain is not None and target.parts is None:
-        yield (
-            "the target starts from the blocks of its pre-training alone; target.parts: all also "
-            "takes its tokenizer, positions and norms, as the paper does (blocks: as here, without "
-            "this note)"
-        )
 
 
 def _path_line(path: str, distribution: Distribution) -> PathLine:

@@ -51,8 +51,8 @@ def state(modality: Modality, config: ModelConfig = SMALL, shape: Any = None) ->
     return dict(built(modality, config, shape).state_dict())
 
 
-def decided(here: Slots, tensors: dict[str, Tensor], **known: Any) -> Started:
-    moves, unused = decide(here, WholeWeights(tensors, **known))
+def decided(here: Slots, tensors: dict[str, Tensor] | WholeWeights, **known: Any) -> Started:
+    moves, unused = decide(here, replace(WholeWeights.of(tensors), **known))
     return Started(tuple(move.placed for move in moves), unused)
 
 
@@ -282,12 +282,17 @@ def test_a_kernel_that_was_never_trained_is_left(there: Modality, why: str) -> N
 def test_norms_that_follow_are_not_taken_for_those_before() -> None:
     started = decided(slots("image"), state("image"), post_norm=True)
     assert told(started, "blocks.0.norm1.weight")[0] == "left"
+    assert {one.why for one in started.unused if "norm" in one.name} == {
+        "in the source they come after attention and MLP"
+    }
 
 
 def test_whole_weights_as_bytes_and_back() -> None:
     model = build_model(SMALL, info("image"), seed=3)
     whole = whole_weights(model.state_dict(), "here", "image", (4, 2), post_norm=True)
-    assert not any(name.startswith("head") for name in whole.tensors)
+    assert whole.unused == ("head.weight", "head.bias")
+    started = decided(slots("image"), whole, post_norm=False)
+    assert [one.name for one in started.unused] == list(whole.unused)
     data = whole_to_bytes(whole)
     assert data == whole_to_bytes(
         replace(whole, tensors=dict(sorted(whole.tensors.items(), reverse=True)))

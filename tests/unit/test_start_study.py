@@ -22,7 +22,6 @@ from orchestrator.storage.checkpoints import Accepted
 from orchestrator.storage.lease import Lease
 from orchestrator.storage.uri import Store
 from orchestrator.study.identity import pretrain_fingerprint
-from orchestrator.study.plan import make_plan
 from orchestrator.tracking.journal import Journal
 from orchestrator.tracking.record import fold
 
@@ -145,35 +144,34 @@ def state_of(experiment: Experiment) -> dict[str, Any]:
     return dict(build_model(experiment.model, describe(experiment.data), seed=4).state_dict())
 
 
-def test_a_pretraining_keeps_more_where_it_is_asked_to(store: Store) -> None:
-    asked = list[Any]()
+def test_a_pretraining_keeps_what_it_is_asked_to(store: Store) -> None:
+    asked, events = list[Any](), list[Any]()
 
     def lease(work: Any, on_report: Any) -> Any:
-        asked.extend(work.values())
-        sha256 = blobs.put(store, b"weights")
-        return {
-            name: {
-                "kind": "finished",
-                "kept": {"2": {"sha256": sha256, "metrics": {}}},
-                "seconds": 1,
-            }
-            for name in work
-        }
+        asked.extend((one["source"], one["whole"]) for one in work.values())
+        kept = {"2": {"sha256": blobs.put(store, b"weights"), "metrics": {}}}
+        return {name: {"kind": "finished", "kept": kept, "seconds": 1} for name in work}
 
-    def told(*overrides: str) -> Any:
-        events = list[Any]()
+    def told(*overrides: str, **known: Any) -> Any:
+        events.clear()
         experiment = parse_experiment(PRETRAINED, "exp.yaml", list(overrides))
-        Supply(store, experiment, lease, events.append, Accepted(1)).digests()
+        Supply(store, experiment, lease, events.append, Accepted(1), **known).digests()
         (found,) = (event for event in events if event["name"] == "target")
         return found["started"]["summary"]
 
-    assert told().startswith("taken: blocks; not taken: norms")
-    assert [(one["source"], one["whole"]) for one in asked] == [("tones", False)]  # for both
-    assert told("target.parts=all") == (
+    blocks = "taken: blocks; not taken: norms"
+    assert told("target.parts=blocks").startswith(blocks)
+    assert asked == [("tones", False)]  # one for both
+    before = fold(events).auxiliaries
+    assert told() == (
         "taken: blocks, norms, final norm; not taken: tokenizer, positions (the source's is of "
         "another modality (audio; here image)), head"
     )
-    assert [(one["source"], one["whole"]) for one in asked[1:]] == [("target", True)]
+    assert asked[1:] == [("target", True)]
+    whole = fold(events).auxiliaries
+    assert told(earlier=before).startswith(blocks)  # a study from before goes on with the blocks
+    assert not told(earlier=whole).startswith(blocks)
+    assert len(asked) == 2
 
 
 def test_who_a_pretraining_is_changes_with_what_is_kept_alone() -> None:
@@ -183,13 +181,3 @@ def test_who_a_pretraining_is_changes_with_what_is_kept_alone() -> None:
     plain = pretrain_fingerprint(config, experiment.model, "data")
     assert plain == pretrain_fingerprint(config, experiment.model, "data", whole=False)
     assert plain != pretrain_fingerprint(config, experiment.model, "data", whole=True)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "noted"), [((), True), (("target.parts=all",), False), (("target=null",), False)]
-)
-def test_the_plan_notes_that_a_pretrained_target_takes_blocks_alone(
-    overrides: tuple[str, ...], noted: bool
-) -> None:
-    plan = make_plan(parse_experiment(PRETRAINED, "exp.yaml", list(overrides)))
-    assert any("target.parts: all" in line for line in plan.warnings) == noted
