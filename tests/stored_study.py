@@ -8,7 +8,7 @@ from m2pt.data.load import load
 from m2pt.models.build import build_model
 from m2pt.training.loop import Training
 from m2pt.training.state import to_bytes
-from m2pt.weights.load import blocks_to_bytes
+from m2pt.weights.files import blocks_to_bytes
 from orchestrator.conduct.assign import Assigner
 from orchestrator.conduct.ownership import snapshot
 from orchestrator.config.experiment import Experiment
