@@ -9,7 +9,7 @@ from m2pt.models.parts import PartTransformer
 from m2pt.pathway.auxiliary import Auxiliary, blocks_of
 from m2pt.rivals.config import Rival, why_no_task
 from m2pt.rivals.connections import CrossAttention, GatherAttendScatter
-from m2pt.rivals.trunk import Trunk, transposed
+from m2pt.rivals.trunk import Trunk
 
 NAME = "rival"
 """The submodule of a target that holds auxiliaries and connections."""
@@ -32,7 +32,8 @@ class Composition(nn.Module):
 
     def along(self, blocks: nn.Sequential, tokens_BLD: Tensor) -> Tensor:
         """What a target's blocks and the connections make of tokens (B, L, D)."""
-        streams = transposed([trunk(tokens_BLD.detach()) for trunk in self.trunks])
+        by_trunk = [trunk(tokens_BLD.detach()) for trunk in self.trunks]
+        streams = list(zip(*by_trunk, strict=True))
         for number, block in enumerate(blocks):
             tokens_BLD = block(tokens_BLD)
             if number in self.places:

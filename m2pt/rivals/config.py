@@ -57,11 +57,11 @@ class Rival:
     share: float = 0.5
     """average: the weight of W' (chosen: both alike)."""
     rank: int | Literal["matched"] = "matched"
-    """lora: the rank of each BA. matched: as many parameters as a pathway trains beside the
-    target, which is the arm's that it is set beside (`search.rivals`), or one as the section
-    `pathway` has it, of one auxiliary; rounded, 1 at least, and no more than the narrowest matrix
-    has. It is 3/4 of the width for one auxiliary that is trained into all linears, and 1 for a
-    frozen one, of which only λ is learned."""
+    """lora: the rank of each BA. matched: the one that trains as many parameters as a pathway
+    trains beside the target. In `search.rivals` that is the arm's pathway; else it is one of one
+    auxiliary, as the section `pathway` has it. Rounded, at least 1, at most what the narrowest
+    matrix has: 3/4 of the width where an auxiliary is trained along in all linears (at an MLP
+    ratio of 4), and 1 where it is frozen and only λ learns."""
     coverage: Coverage = field(default=Coverage())
     """average, lora: which blocks, and which of their linears, take part (lora: whole linears)."""
     mapping: MappingName | int | tuple[int, ...] = "identity"
@@ -112,8 +112,7 @@ class Rival:
 
     def misfit(self, model: ModelConfig) -> tuple[str, str] | None:
         """(field, rule) of what a model of this shape cannot have; None where all fits."""
-        found = [getattr(self, f"_misfit_{part}")(model) for part in ("composed", "linears")]
-        return next((rule for rule in found if rule is not None), None)
+        return self._misfit_composed(model) or self._misfit_linears(model)
 
     def _misfit_composed(self, model: ModelConfig) -> tuple[str, str] | None:
         if not self.composed:

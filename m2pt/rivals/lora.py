@@ -11,9 +11,6 @@ from m2pt.pathway.auxiliary import blocks_of
 from m2pt.pathway.coverage import layer_name, select
 from m2pt.rivals.config import Rival
 
-ADAPTER = "default"
-"""What peft calls an adapter that is given no name."""
-
 
 def adapt(target: nn.Module, rival: Rival, *, seed: int) -> None:
     """Put LoRA on the covered linears in place; the target's function stays the same.
@@ -25,7 +22,7 @@ def adapt(target: nn.Module, rival: Rival, *, seed: int) -> None:
     """
     from peft import LoraConfig, inject_adapter_in_model  # it takes seconds
 
-    assert isinstance(rival.rank, int)  # `Rival.check` looked
+    assert isinstance(rival.rank, int)  # `attach_rival` looked
     depth = len(blocks_of(target, "target"))
     layers = [layer_name(block, linear) for block, linear in select(rival.coverage, depth)]
     learned = [parameter for parameter in target.parameters() if parameter.requires_grad]

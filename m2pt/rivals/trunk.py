@@ -9,7 +9,6 @@ heads are as many as the target's. So CALM and GATS may do better with the whole
 B: batch, L: tokens, D: width.
 """
 
-from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -65,11 +64,6 @@ class Trunk(nn.Module):
             if number in self.taps:
                 found.append(tokens_BLD)
         return found
-
-
-def transposed(streams: Sequence[list[Tensor]]) -> list[tuple[Tensor, ...]]:
-    """By tap what each of several trunks gave."""
-    return list(zip(*streams, strict=True))
 
 
 def _block(like: nn.Module, named: tuple[str, Auxiliary], number: int, heads: int) -> nn.Module:

@@ -8,11 +8,13 @@ from m2pt.pathway.config import BANDS, Coverage
 from m2pt.rivals.config import BORROWING, RivalKind
 from m2pt.rivals.size import matched
 from orchestrator.config.experiment import Experiment
+from orchestrator.config.rivals import RivalSection
 from orchestrator.errors import RequestError
 from orchestrator.study.trial import resolve
 from orchestrator.study.view import TrialView
 
-_OWN = ("rival", "rival.kind", "rival.auxiliary")
+_SET_HERE = ("pathway", "rival.kind", "rival.auxiliary", "rival.coverage", "rival.mapping")
+"""Keys, with all below them, that a rival does not have from its arm's own values."""
 
 
 def rivals_of(
@@ -28,25 +30,29 @@ def rivals_of(
     except RequestError:  # of an experiment that is no longer what it was
         return
     for kind in experiment.search.rivals:
-        yield kind, _values(own, trial.values, kind)
+        recipe = {
+            path: value
+            for path, value in trial.values.items()
+            if not any(f"{path}.".startswith(f"{key}.") for key in _SET_HERE)
+        }
+        yield kind, _values((experiment.rival, own), recipe, kind)
 
 
-def _values(own: Experiment, arm: Mapping[str, Any], kind: RivalKind) -> dict[str, Any]:
-    recipe = {
-        path: value
-        for path, value in arm.items()
-        if path.partition(".")[0] != "pathway" and path not in _OWN
-    }
+def _values(
+    given: tuple[RivalSection, Experiment], recipe: Mapping[str, Any], kind: RivalKind
+) -> dict[str, Any]:
+    """`given` is the file's section, and the arm's whole configuration."""
+    section, own = given
     values: dict[str, Any] = {**recipe, "pathway.auxiliary": None, "rival.kind": kind}
     if kind in BORROWING:
         names = own.pathway.names
         values["rival.auxiliary"] = names[0] if len(names) == 1 else list(names)
     wanted = own.pathway.coverage if kind == "average" else _of_whole(own.pathway.coverage)
-    if kind in ("average", "lora") and wanted != own.rival.coverage:
+    if kind in ("average", "lora") and wanted != section.coverage:
         blocks = wanted.blocks if isinstance(wanted.blocks, str) else list(wanted.blocks)
         values["rival.coverage"] = {"blocks": blocks, "linears": list(wanted.linears)}
     rule = own.pathway.mapping
-    if kind == "average" and rule != own.rival.mapping:
+    if kind == "average" and rule != section.mapping:
         values["rival.mapping"] = list(rule) if isinstance(rule, tuple) else rule
     if kind == "lora":
         rival = replace(own.rival.of_kind(kind), coverage=wanted)

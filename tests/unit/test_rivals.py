@@ -26,6 +26,7 @@ from orchestrator.study.identity import arm_identity
 from orchestrator.study.plan import make_plan
 from orchestrator.study.selection import leaderboard
 from orchestrator.study.settlement import to_export, to_settle
+from orchestrator.study.trial import TrialPlan
 from orchestrator.tracking.record import fold
 from tests.unit import evidence_setup as made_up
 from tests.unit.study_setup import DIGESTS, Record, experiment, start_all
@@ -175,6 +176,16 @@ def test_each_confirmed_arm_has_its_rivals_on_its_seeds() -> None:
     }
     auxiliaries = {row.control_kind: row.auxiliary for row in rows.values()}
     assert auxiliaries == {"calm": "audio", "gats": "audio", "average": "audio", "lora": "none"}
+
+
+def test_an_interrupted_rival_goes_on_as_it_was() -> None:
+    study, record = usual()
+    trial = next(one for one in record.trials.values() if one.values.get("rival.kind") == "lora")
+    others = {name: one for name, one in record.trials.items() if one is not trial}
+    interrupted = Record({**others, trial.trial: replace(trial, status="running")})
+    plan = Agenda(study, DIGESTS).next(interrupted)
+    assert isinstance(plan, TrialPlan)
+    assert (plan.trial, plan.stage, plan.label) == (trial.trial, "rival", trial.label)
 
 
 def test_rivals_take_coverage_and_mapping_from_their_arm() -> None:
