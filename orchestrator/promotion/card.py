@@ -43,7 +43,7 @@ def model_card(about: About) -> str:
 
 def _front_matter(about: About) -> str:
     """Licences: where all are known and the same, that one; else `other`, and the card tells."""
-    said = {str(one.get("licence") or _UNKNOWN) for one in about.get("lineage", ())}
+    said = {str(one.get("licence") or _UNKNOWN).lower() for one in about.get("lineage", ())}
     licence = next(iter(said)) if len(said) == 1 and _UNKNOWN not in said else "other"
     data = about["data"]
     lines = [
@@ -201,13 +201,25 @@ def _weights(about: About) -> str:
             if not about["auxiliaries"]
             else f"Borrowed from {_listed(about['auxiliaries'])}; licences {_UNKNOWN}."
         )
-    lines = ["| weights | source | licence | data | sha256 |", "|---|---|---|---|---|"]
+    lines = ["| weights | source | trained on | licence | sha256 |", "|---|---|---|---|---|"]
     for one in lineage:
-        cells = (one["name"], one.get("uri") or one["source"], one.get("licence"), one.get("data"))
-        digest = f"`{one['sha256'][:16]}`" if one.get("sha256") else _UNKNOWN
-        lines.append(f"| {' | '.join(str(cell or _UNKNOWN) for cell in cells)} | {digest} |")
+        digest = f"`{one['sha256'][:16]}`" if one.get("sha256") else ""
+        cells = (one["name"], _source(one), _trained_on(one), one.get("licence"), digest)
+        lines.append(f"| {' | '.join(str(cell or _UNKNOWN) for cell in cells)} |")
+    warned = [f"- {one['name']}: {said}" for one in lineage for said in one.get("warnings", ())]
     told = "Whoever passes this model on sees to the terms of each of them."
-    return "\n".join([*lines, "", told])
+    return "\n".join([*lines, "", *warned, *([""] if warned else []), told])
+
+
+def _source(one: Mapping[str, Any]) -> str:
+    """As the experiment names it, and where that in turn came from."""
+    source, uri = str(one["source"]), str(one.get("uri", ""))
+    return f"{source} ({uri})" if "://" in uri and uri not in source else source
+
+
+def _trained_on(one: Mapping[str, Any]) -> str:
+    how = {True: "with labels", False: "without labels"}.get(one.get("supervised"), "")
+    return ", ".join(str(part) for part in (one.get("data"), one.get("modality"), how) if part)
 
 
 def _listed(names: Sequence[str]) -> str:

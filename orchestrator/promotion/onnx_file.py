@@ -10,7 +10,7 @@ from torch import Tensor
 
 from orchestrator.errors import RequestError
 from orchestrator.promotion.gate import PromotionError
-from orchestrator.promotion.traced import Traced
+from orchestrator.promotion.traced import Traced, in_short
 
 FILE = "model.onnx"
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -74,7 +74,7 @@ def _translate(traced: Traced, file: Path) -> None:
         program.save(str(file))
     except Exception as error:  # of any of three packages
         raise PromotionError(
-            f"--onnx: the model cannot be written as ONNX: {error}; leave --onnx out"
+            f"--onnx: the model cannot be written as ONNX: {in_short(error)}; leave --onnx out"
         ) from error
 
 

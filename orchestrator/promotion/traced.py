@@ -22,6 +22,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 _BATCHES = (1, 2, 5)
 """On which what was written is compared: none of them, not even one sample, may be built in."""
 _STEPS = 16
+_NOTHING = "nothing was registered or written"
 
 
 class PointsAndCategory(nn.Module):
@@ -83,25 +84,29 @@ class Traced:
         Raises:
             PromotionError: `what` computes something else, or refuses a batch.
         """
-        worst = 0.0
-        for size in _BATCHES:
-            inputs, expected = self.samples[:size], self.expected[:size]
-            try:
-                found = torch.from_numpy(np.array(run(inputs.numpy())))
-            except Exception as error:  # of any library that runs it
-                raise PromotionError(
-                    f"{what} refuses a batch of {len(inputs)}: {error}; nothing was registered "
-                    "or exported"
-                ) from error
-            apart = float((found - expected).abs().max() / self.expected.abs().max())
-            if found.shape != expected.shape or not apart <= TOLERANCE:
-                raise PromotionError(
-                    f"{what}: on a batch of {len(inputs)} its outputs differ from the plain "
-                    f"model's by {apart:.2e} of the largest (at most {TOLERANCE:.0e}); nothing "
-                    "was registered or exported"
-                )
-            worst = max(worst, apart)
-        return worst
+        return max(self._apart(run, what, size) for size in _BATCHES)
+
+    def _apart(self, run: Run, what: str, size: int) -> float:
+        """The same on a batch of `size`."""
+        inputs, expected = self.samples[:size], self.expected[:size]
+        try:
+            found = torch.from_numpy(np.array(run(inputs.numpy())))
+        except Exception as error:  # of any library that runs it
+            raise PromotionError(
+                f"{what} refuses a batch of {size}: {in_short(error)}; {_NOTHING}"
+            ) from error
+        if found.shape != expected.shape:
+            raise PromotionError(
+                f"{what} gives {tuple(found.shape)} for a batch of {size} where the plain model "
+                f"gives {tuple(expected.shape)}; {_NOTHING}"
+            )
+        apart = float((found - expected).abs().max() / self.expected.abs().max())
+        if not apart <= TOLERANCE:  # a NaN is not
+            raise PromotionError(
+                f"{what}: on a batch of {size} its outputs differ from the plain model's by "
+                f"{apart:.2e} of the largest (at most {TOLERANCE:.0e}); {_NOTHING}"
+            )
+        return apart
 
 
 def trace(plain: nn.Module, info: DataInfo, samples: Samples) -> Traced:
@@ -123,11 +128,16 @@ def trace(plain: nn.Module, info: DataInfo, samples: Samples) -> Traced:
             program = export(model, (example,), dynamic_shapes=({0: Dim.DYNAMIC},))
         except Exception as error:  # torch has many kinds, none of them of its own
             raise PromotionError(
-                f"torch.export cannot trace the model with a free batch: {error}; the safetensors "
-                "file of `orchestrator export` can be used all the same"
+                f"torch.export cannot trace the model with a free batch: {in_short(error)}; the "
+                "safetensors file of `orchestrator export` can be used all the same"
             ) from error
     forget_places(program.graph_module)
     return Traced(program, example.numpy(), inputs, expected)
+
+
+def in_short(error: Exception) -> str:
+    """What an exporter says, which fills pages, in a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
 
 
 def forget_places(module: nn.Module) -> None:

@@ -10,7 +10,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,22 +91,20 @@ class Registry:
 
     def run_of(self, study: str, study_id: str, trial: str) -> str:
         """The run of a trial; the study's own where the trial has none."""
+        of_study = f"tags.study_id = '{study_id}'"
         with _told(self._uri):
             experiment = self._client.get_experiment_by_name(study)
-            found = {}
-            if experiment is not None:
-                runs = self._client.search_runs(
-                    [experiment.experiment_id], f"tags.study_id = '{study_id}'", max_results=1000
-                )
-                for run in runs:
-                    parent = run.data.tags.get("stage") == STUDY_STAGE
-                    found["" if parent else run.data.tags.get("trial_id", "?")] = run.info.run_id
-        if not (run_id := found.get(trial) or found.get("")):
-            raise TrackingError(
-                f"{without_secret(self._uri)} shows no run of study {study!r}: `orchestrator "
-                f"resume {study}` fills it, or --tracking names the MLflow that has it"
-            )
-        return str(run_id)
+            for wanted in (f"tags.trial_id = '{trial}'", f"tags.stage = '{STUDY_STAGE}'"):
+                if experiment is not None and (
+                    runs := self._client.search_runs(
+                        [experiment.experiment_id], f"{of_study} and {wanted}", max_results=1
+                    )
+                ):
+                    return str(runs[0].info.run_id)
+        raise TrackingError(
+            f"{without_secret(self._uri)} shows no run of study {study!r}: `orchestrator "
+            f"resume {study}` fills it, or --tracking names the MLflow that has it"
+        )
 
     def find(self, name: str, tags: Mapping[str, str]) -> Version | None:
         """The version of a model that holds the trial's weights, if there is one."""
@@ -178,7 +176,8 @@ class Registry:
             client.log_model_artifacts(logged.model_id, str(folder))
             client.finalize_logged_model(logged.model_id, "READY")
         except Exception:
-            client.finalize_logged_model(logged.model_id, "FAILED")
+            with suppress(Exception):  # the first one tells what is wrong
+                client.finalize_logged_model(logged.model_id, "FAILED")
             raise
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         self._make_model(name)

@@ -15,9 +15,12 @@ from m2pt.data.config import DataConfig
 from m2pt.data.load import load
 from m2pt.pathway.reparam import fuse_pathway
 from orchestrator.cli import main
+from orchestrator.errors import TrackingError
 from orchestrator.promotion import measure
 from orchestrator.promotion.load_model import load_model
+from orchestrator.tracking.reconcile import STUDY_STAGE, study_id
 from orchestrator.tracking.record import StudyRecord
+from orchestrator.tracking.registry import Registry
 from tests.contract.mlflow_setup import Target
 from tests.stored_study import NAME, stored_study
 
@@ -242,12 +245,13 @@ def test_what_cannot_be_is_refused_before_the_gate(
     assert says in said["error"]
 
 
-def test_an_mlflow_that_never_saw_the_study(
-    stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    empty = Target(f"sqlite:///{tmp_path / 'empty.db'}")
-    assert empty.client.search_experiments()
-    words = ("--storage", str(stored.folder), "--tracking", empty.uri)
-    said = say(capsys, "promote", NAME, *words)
-    assert said["code"] == 4
-    assert "shows no run of study 'stored': `orchestrator resume stored` fills it" in said["error"]
+def test_an_mlflow_that_never_saw_the_study(stored: Stored) -> None:
+    registry = Registry.open(stored.uri)
+    for study, identity in (("other", "other-1"), (NAME, f"{NAME}-1")):
+        with pytest.raises(TrackingError, match=f"shows no run of study '{study}': .* resume"):
+            registry.run_of(study, identity, stored.trial("audio"))
+
+
+def test_a_trial_without_a_run_is_logged_to_its_studys(stored: Stored) -> None:
+    run_id = Registry.open(stored.uri).run_of(NAME, study_id(NAME, stored.record), "nobody")
+    assert stored.client.get_run(run_id).data.tags["stage"] == STUDY_STAGE

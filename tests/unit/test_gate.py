@@ -154,17 +154,29 @@ def test_the_card_tells_evidence_and_licences() -> None:
             {"of": "test accuracy, %", "level": "92.5 (3)", "baseline": "", "difference": ""}
         ],
     }
-    lineage = [
-        {"name": "audio", "source": "audio.safetensors", "licence": "cc-by-nc-4.0", "data": "AS-2M"}
-    ]
+    audio = {
+        "name": "audio",
+        "source": "study://ears/audio",
+        "uri": "hf://someone/audiomae",
+        "licence": "CC-BY-NC-4.0",
+        "data": "AS-2M",
+        "modality": "audio",
+        "supervised": False,
+        "warnings": ["its licence keeps it from commercial use"],
+    }
+    lineage = [audio]
     text = model_card(ABOUT | {"evidence": evidence, "lineage": lineage})
     front, card = text.split("---\n")[1], dict(parts(text))
     assert "license: cc-by-nc-4.0\n" in front
     assert "7 arms were tried" in card["Evidence"]
     assert "| test accuracy, % | 92.5 (3) | – | – |" in card["Evidence"]
     assert "Verdict: Nothing is claimed." in card["Evidence"]
-    row = "| audio | audio.safetensors | cc-by-nc-4.0 | AS-2M | not stated |"
+    row = (
+        "| audio | study://ears/audio (hf://someone/audiomae) | AS-2M, audio, without labels "
+        "| CC-BY-NC-4.0 | not stated |"
+    )
     assert row in card["Weights and licences"]
+    assert "- audio: its licence keeps it from commercial use" in card["Weights and licences"]
     several = model_card(ABOUT | {"lineage": [*lineage, {"name": "b", "source": "b"}]})
     assert "license: other\nlicense_name: see-below\n" in several
 
