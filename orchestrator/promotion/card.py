@@ -218,7 +218,8 @@ def _source(one: Mapping[str, Any]) -> str:
 
 
 def _trained_on(one: Mapping[str, Any]) -> str:
-    how = {True: "with labels", False: "without labels"}.get(one.get("supervised"), "")
+    supervised = one.get("supervised")
+    how = "" if supervised is None else "with labels" if supervised else "without labels"
     return ", ".join(str(part) for part in (one.get("data"), one.get("modality"), how) if part)
 
 
