@@ -218,7 +218,8 @@ def _source(one: Mapping[str, Any]) -> str:
 
 
 def _trained_on(one: Mapping[str, Any]) -> str:
-    how = {True: "with labels", False: "without labels"}.get(one.get("supervised"), "")
+    supervised = one.get("supervised")
+    how = None if supervised is None else f"with{'' if supervised else 'out'} labels"
     return ", ".join(str(part) for part in (one.get("data"), one.get("modality"), how) if part)
 
 
