@@ -219,7 +219,7 @@ def _source(one: Mapping[str, Any]) -> str:
 
 def _trained_on(one: Mapping[str, Any]) -> str:
     supervised = one.get("supervised")
-    how = "" if supervised is None else "with labels" if supervised else "without labels"
+    how = None if supervised is None else f"with{'' if supervised else 'out'} labels"
     return ", ".join(str(part) for part in (one.get("data"), one.get("modality"), how) if part)
 
 

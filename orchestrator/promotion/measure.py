@@ -88,7 +88,7 @@ def measure(
         PromotionError: the state is not of this trial, or the fused weights load into no target.
     """
     model = _restored(trained, dataset, trial, device)
-    fused = merge_rival(fuse_pathway(copy.deepcopy(model)))
+    fused = _merged(model)
     state = {name: t.detach().cpu().contiguous() for name, t in fused.state_dict().items()}
     counted = sum(state[name].numel() for name, _ in fused.named_parameters())
     del fused
@@ -178,6 +178,11 @@ def _restored(trained: Trained, dataset: Dataset, trial: str, device: str) -> nn
     except ValueError as error:
         raise PromotionError(f"trial {trial}: cannot be rebuilt: {error}") from error
     return training.model.eval()
+
+
+def _merged(model: nn.Module) -> nn.Module:
+    """A copy of the trained model, in the form in which it is used."""
+    return merge_rival(fuse_pathway(copy.deepcopy(model)))
 
 
 def _plain(config: TrainingConfig, dataset: Dataset) -> nn.Module:
