@@ -12,12 +12,11 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import save
 from torch import Tensor
@@ -26,7 +25,7 @@ from m2pt.weights.blocks import LINEARS, WeightsError, checked
 from m2pt.weights.layouts import named_as_timm
 from m2pt.weights.load import blocks_to_bytes, content_of
 
-_LENGTH = 8  # of what a safetensors file begins with: the length of its header
+_COUNTER = "num_batches_tracked"  # of a BatchNorm: the one tensor of whole numbers
 _ABOUT = "m2pt"  # of the metadata of a safetensors file; one key, so that equal is equal bytes
 _LINEAR = re.compile(rf"blocks\.\d+\.({'|'.join(map(re.escape, LINEARS))})\.(weight|bias)")
 _BESIDE = re.compile(
@@ -88,10 +87,32 @@ def whole_weights(
     blocks = checked({name: state[name] for name in state if _LINEAR.fullmatch(name)}, where)
     beside = {name: value for name, value in state.items() if _BESIDE.fullmatch(name)}
     for name, value in beside.items():
-        _check_finite(name, value, where)
+        _check_values(name, value, where)
     tensors = blocks | {name: _widened(beside[name]) for name in sorted(beside)}
     unused = tuple(name for name in state if name not in tensors)
     return WholeWeights(tensors, modality, grid, post_norm, unused)
+
+
+def whole_described(
+    state: Mapping[str, Tensor], metadata: Mapping[str, str], where: str
+) -> WholeWeights:
+    """As `whole_weights`, with what the metadata of a safetensors file says of them; that of other
+    programs' files says nothing.
+
+    Raises:
+        WeightsError: as `whole_weights`, or the metadata is damaged.
+    """
+    said = metadata.get(_ABOUT)
+    if said is None:
+        return whole_weights(state, where)
+    try:
+        about = json.loads(said)
+        modality, grid, post_norm = about["modality"], about["grid"], bool(about["post_norm"])
+        modality = None if modality is None else str(modality)
+        grid = None if grid is None else tuple(int(edge) for edge in grid)
+    except (ValueError, LookupError, TypeError) as error:
+        raise WeightsError(f"{where}: what it says of itself cannot be read: {error}") from error
+    return whole_weights(state, where, modality, grid, post_norm=post_norm)
 
 
 def whole_to_bytes(weights: WholeWeights) -> bytes:
@@ -117,7 +138,7 @@ def whole_from_bytes(data: bytes, where: str = "weights") -> WholeWeights:
         state = from_safetensors(data)
     except SafetensorError as error:
         raise WeightsError(f"{where}: damaged safetensors ({error})") from error
-    return _described(state, _header(data), where)
+    return whole_described(state, _metadata(data), where)
 
 
 def load_whole(path: str | os.PathLike[str], *, sha256: str | None = None) -> WholeWeights:
@@ -127,38 +148,27 @@ def load_whole(path: str | os.PathLike[str], *, sha256: str | None = None) -> Wh
         WeightsError: as `load_blocks`.
     """
     content, where = content_of(path, sha256=sha256), str(path)
-    with Path(path).open("rb") as opened:
-        first = opened.read(_LENGTH)
-        is_ours = not first.startswith((b"PK", b"\x80"))
-        length = int.from_bytes(first, "little") if is_ours else 0
-        header = first + opened.read(length)
-    return _described(named_as_timm(content, where), _header(header) if is_ours else {}, where)
+    metadata: dict[str, str] = {}
+    with suppress(SafetensorError), safe_open(path, "pt") as opened:  # torch's files have none
+        metadata = opened.metadata() or {}
+    return whole_described(named_as_timm(content, where), metadata, where)
 
 
-def _header(data: bytes) -> dict[str, Any]:
-    """Of sound safetensors, or of their beginning: what is in it."""
-    end = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
-    header: dict[str, Any] = json.loads(data[_LENGTH:end])
-    return header
+def _metadata(data: bytes) -> dict[str, str]:
+    """Of sound safetensors."""
+    length = int.from_bytes(data[:8], "little")
+    found: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    return found
 
 
-def _described(state: Mapping[str, Tensor], header: Mapping[str, Any], where: str) -> WholeWeights:
-    """With what the file's header says of them; other programs' files say nothing."""
-    said = header.get("__metadata__", {}).get(_ABOUT)
-    if said is None:
-        return whole_weights(state, where)
-    try:
-        about = json.loads(said)
-        modality, grid, post_norm = about["modality"], about["grid"], bool(about["post_norm"])
-        modality = None if modality is None else str(modality)
-        grid = None if grid is None else tuple(int(edge) for edge in grid)
-    except (ValueError, LookupError, TypeError) as error:
-        raise WeightsError(f"{where}: what it says of itself cannot be read: {error}") from error
-    return whole_weights(state, where, modality, grid, post_norm=post_norm)
-
-
-def _check_finite(name: str, value: Tensor, where: str) -> None:
-    if value.is_floating_point() and not torch.isfinite(value).all():
+def _check_values(name: str, value: Tensor, where: str) -> None:
+    if name.endswith(_COUNTER):
+        return
+    if not value.is_floating_point():
+        raise WeightsError(
+            f"{where}: {name} is {value.dtype}; weights are of floating point, not quantised"
+        )
+    if not torch.isfinite(value).all():
         raise WeightsError(
             f"{where}: {name} holds values that are NaN or infinite; take a sound checkpoint"
         )

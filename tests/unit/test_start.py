@@ -311,6 +311,9 @@ def test_whole_weights_that_are_not_sound_are_refused() -> None:
     found["pos_embed"] = found["pos_embed"].clone().fill_(float("nan"))
     with pytest.raises(WeightsError, match="here: pos_embed holds values that are NaN or infinite"):
         whole_weights(found, "here")
+    found["pos_embed"] = torch.zeros(1, 8, 16, dtype=torch.int8)
+    with pytest.raises(WeightsError, match=r"pos_embed is torch\.int8; weights are of"):
+        whole_weights(found, "here")
     with pytest.raises(WeightsError, match="damaged safetensors"):
         whole_from_bytes(b"nothing")
 
