@@ -12,7 +12,7 @@ same bit for bit, and on several workers it is the same to rounding.
 import math
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from m2pt.data.config import DataConfig
 from m2pt.data.load import load
 from m2pt.data.samples import Dataset
+from m2pt.later import plain
 from m2pt.models.config import ModelConfig
 from m2pt.models.norm import synchronise
 from m2pt.pretrain.config import PretrainConfig
@@ -184,7 +185,7 @@ class MaskedAutoencoding:
         return loss.detach().double()
 
     def _whole(self) -> "_Whole":
-        recipe = asdict(self.config)
+        recipe = plain(self.config)
         for name in ("data", "keep_epochs"):  # the former is beside it, the latter changes nothing
             recipe.pop(name, None)
         return _Whole(self.config.data, recipe, self._encoder, self._numerics)

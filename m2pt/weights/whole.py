@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from safetensors import SafetensorError
@@ -28,7 +28,7 @@ from m2pt.weights.files import blocks_to_bytes
 from m2pt.weights.layouts import folded
 from m2pt.weights.public import Weights, load_file
 
-_LENGTH = 8  # of what a safetensors file begins with: the length of its header
+_COUNTER = "num_batches_tracked"  # of a BatchNorm: the one tensor of whole numbers
 _ABOUT = "m2pt"  # of the metadata of a safetensors file; one key, so that equal is equal bytes
 _LINEAR = re.compile(rf"blocks\.\d+\.({'|'.join(map(re.escape, LINEARS))})\.(weight|bias)")
 _BESIDE = re.compile(
@@ -91,10 +91,32 @@ def whole_weights(
     blocks = checked({name: state[name] for name in state if _LINEAR.fullmatch(name)}, where)
     beside = {name: value for name, value in state.items() if _BESIDE.fullmatch(name)}
     for name, value in beside.items():
-        _check_finite(name, value, where)
+        _check_values(name, value, where)
     tensors = blocks | {name: _widened(beside[name]) for name in sorted(beside)}
     unused = tuple(name for name in state if name not in tensors)
     return WholeWeights(tensors, modality, grid, post_norm, unused)
+
+
+def whole_described(
+    state: Mapping[str, Tensor], metadata: Mapping[str, str], where: str
+) -> WholeWeights:
+    """As `whole_weights`, with what the metadata of a safetensors file says of them; that of other
+    programs' files says nothing.
+
+    Raises:
+        WeightsError: as `whole_weights`, or the metadata is damaged.
+    """
+    said = metadata.get(_ABOUT)
+    if said is None:
+        return whole_weights(state, where)
+    try:
+        about = json.loads(said)
+        modality, grid, post_norm = about["modality"], about["grid"], bool(about["post_norm"])
+        modality = None if modality is None else str(modality)
+        grid = None if grid is None else tuple(int(edge) for edge in grid)
+    except (ValueError, LookupError, TypeError) as error:
+        raise WeightsError(f"{where}: what it says of itself cannot be read: {error}") from error
+    return whole_weights(state, where, modality, grid, post_norm=post_norm)
 
 
 def whole_to_bytes(weights: WholeWeights) -> bytes:
@@ -120,7 +142,7 @@ def whole_from_bytes(data: bytes, where: str = "weights") -> WholeWeights:
         state = from_safetensors(data)
     except SafetensorError as error:
         raise WeightsError(f"{where}: damaged safetensors ({error})") from error
-    return _described(state, _header(data), where)
+    return whole_described(state, _metadata(data), where)
 
 
 def load_whole(path: str | os.PathLike[str], *, sha256: str | None = None) -> WholeWeights:
@@ -138,40 +160,45 @@ def whole_of(weights: Weights) -> WholeWeights:
     Raises:
         WeightsError: what a file of ours says of itself cannot be read.
     """
-    said = weights.provenance
-    found = _described(weights.state_dict(), {"__metadata__": weights.metadata}, said.uri)
+    said, state = weights.provenance, _time_first(weights.state_dict())
+    found = whole_described(state, weights.metadata, said.uri)
     known = said.origin.modality if said.origin.modality in get_args(Modality) else None
     return replace(
         found,
         modality=found.modality or known,
         post_norm=found.post_norm or said.norm == "post",
+        unused=(*weights.unused, *(name for name in weights.state_dict() if name not in state)),
     )
 
 
-def _header(data: bytes) -> dict[str, Any]:
-    """Of sound safetensors, or of their beginning: what is in it."""
-    end = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
-    header: dict[str, Any] = json.loads(data[_LENGTH:end])
-    return header
+def _time_first(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """With AST's kernel turned: of all that is known here, its patches alone run over frequency
+    first. Its positions, of patches that overlap, have no place among ours.
+
+    It is told by a distillation token beside a kernel of one channel.
+    """
+    kernel = state.get("patch_embed.proj.weight")
+    if kernel is None or "dist_token" not in state or kernel.ndim != 4 or kernel.shape[1] != 1:
+        return dict(state)
+    turned = {name: value for name, value in state.items() if name != "pos_embed"}
+    return {**turned, "patch_embed.proj.weight": kernel.transpose(2, 3).contiguous()}
 
 
-def _described(state: Mapping[str, Tensor], header: Mapping[str, Any], where: str) -> WholeWeights:
-    """With what the file's header says of them; other programs' files say nothing."""
-    said = header.get("__metadata__", {}).get(_ABOUT)
-    if said is None:
-        return whole_weights(state, where)
-    try:
-        about = json.loads(said)
-        modality, grid, post_norm = about["modality"], about["grid"], bool(about["post_norm"])
-        modality = None if modality is None else str(modality)
-        grid = None if grid is None else tuple(int(edge) for edge in grid)
-    except (ValueError, LookupError, TypeError) as error:
-        raise WeightsError(f"{where}: what it says of itself cannot be read: {error}") from error
-    return whole_weights(state, where, modality, grid, post_norm=post_norm)
+def _metadata(data: bytes) -> dict[str, str]:
+    """Of sound safetensors."""
+    length = int.from_bytes(data[:8], "little")
+    found: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    return found
 
 
-def _check_finite(name: str, value: Tensor, where: str) -> None:
-    if value.is_floating_point() and not torch.isfinite(value).all():
+def _check_values(name: str, value: Tensor, where: str) -> None:
+    if name.endswith(_COUNTER):
+        return
+    if not value.is_floating_point():
+        raise WeightsError(
+            f"{where}: {name} is {value.dtype}; weights are of floating point, not quantised"
+        )
+    if not torch.isfinite(value).all():
         raise WeightsError(
             f"{where}: {name} holds values that are NaN or infinite; take a sound checkpoint"
         )

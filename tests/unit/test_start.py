@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from m2pt.data.config import DataInfo, Modality
@@ -17,7 +19,13 @@ from m2pt.weights.files import blocks_to_bytes
 from m2pt.weights.positions import grid_of
 from m2pt.weights.start import decide, start_from
 from m2pt.weights.started import Started
-from m2pt.weights.whole import WholeWeights, whole_from_bytes, whole_to_bytes, whole_weights
+from m2pt.weights.whole import (
+    WholeWeights,
+    load_whole,
+    whole_from_bytes,
+    whole_to_bytes,
+    whole_weights,
+)
 
 SHAPES: dict[Modality, tuple[int, ...]] = {
     "image": (3, 16, 8),
@@ -311,6 +319,9 @@ def test_whole_weights_that_are_not_sound_are_refused() -> None:
     found["pos_embed"] = found["pos_embed"].clone().fill_(float("nan"))
     with pytest.raises(WeightsError, match="here: pos_embed holds values that are NaN or infinite"):
         whole_weights(found, "here")
+    found["pos_embed"] = torch.zeros(1, 8, 16, dtype=torch.int8)
+    with pytest.raises(WeightsError, match=r"pos_embed is torch\.int8; weights are of"):
+        whole_weights(found, "here")
     with pytest.raises(WeightsError, match="damaged safetensors"):
         whole_from_bytes(b"nothing")
 
@@ -322,3 +333,18 @@ def test_nothing_is_copied_where_blocks_do_not_fit() -> None:
     with pytest.raises(ValueError, match=r"blocks.1.attn.qkv.weight, .* are not in the weights"):
         start_from(model, other, "image")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_patches_of_ast_are_turned_and_its_positions_left(tmp_path: Path) -> None:
+    tensors = dict(build_model(CLASSED, info("audio"), seed=0).state_dict())
+    kernel = tensors["patch_embed.proj.weight"]
+    of_ast = {f"v.{name}": value for name, value in tensors.items()}
+    save_file({**of_ast, "v.dist_token": torch.zeros(1, 1, 16)}, tmp_path / "ast.safetensors")
+    save_file(tensors, tmp_path / "mae.safetensors")
+    turned = load_whole(tmp_path / "ast.safetensors")
+    assert turned.tensors["patch_embed.proj.weight"].equal(kernel.transpose(2, 3))
+    assert "pos_embed" not in turned.tensors
+    assert "pos_embed" in turned.unused
+    plain = load_whole(tmp_path / "mae.safetensors")
+    assert plain.tensors["patch_embed.proj.weight"].equal(kernel)
+    assert "pos_embed" in plain.tensors
