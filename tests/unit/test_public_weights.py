@@ -247,12 +247,15 @@ def test_addresses(uri: str, address: object) -> None:
         ("timm://", "written timm://MODEL"),
         ("s3://bucket", "written s3://BUCKET/KEY"),
         ("file://a/b", "three slashes"),
-        ("https://a/b", "of a kind that is not read"),
+        ("https://a:secret@a/b", "^https://... is of a kind that is not read"),
+        ("s3://key:secret@bucket/a.pth", "^an s3:// address carries no key"),
+        ("s3://bucket/a.pth?X-Amz-Signature=secret", "^an s3:// address carries no key"),
     ],
 )
 def test_addresses_that_are_none(uri: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=told) as refused:
         parse(uri)
+    assert "secret" not in str(refused.value).replace("no key, secret", "")
 
 
 @pytest.mark.parametrize(
