@@ -113,6 +113,7 @@ def test_every_layout_is_documented() -> None:
 
 
 EVA = ("attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.proj", "mlp.fc1_g", "mlp.fc2")
+BERT = tuple(f"attention.self.{name}" for name in ("query", "key", "value")) + VIT[3:]
 SWIN = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
 
@@ -133,6 +134,15 @@ SWIN = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 def test_what_cannot_serve_is_refused_with_the_reason(state: State, told: str) -> None:
     with pytest.raises(WeightsError, match=f"^here: .*{told}.*take a checkpoint"):
         converted(state, "here")
+
+
+def test_a_branch_that_serves_is_not_taken_for_the_one_that_was_meant() -> None:
+    text = linears("text_model.encoder.layer.{i}.", *BERT)
+    clap = text | linears("audio_model.audio_encoder.layers.0.blocks.{i}.", *SWIN)
+    with pytest.raises(WeightsError, match=r"^here: .*Swin.* say so: layout: hf-bert$"):
+        converted(clap, "here")
+    found = converted(clap, "here", "hf-bert").state
+    assert found.keys() == converted(text, "here").state.keys()
 
 
 def without(state: State, part: str) -> State:
