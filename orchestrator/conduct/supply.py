@@ -197,9 +197,9 @@ class Supply:
         self._ready(name, sha256, said, told)
         return sha256
 
-    def _ready(self, name: str, sha256: str, said: Json | None, told: Json) -> None:
+    def _ready(self, name: str, sha256: str, said: Json, told: Json) -> None:
         event = {"kind": "auxiliary_ready", "name": name, "sha256": sha256, **told}
-        self.emit(event if said is None else event | {"provenance": said})
+        self.emit(event | {"provenance": said})
 
     def _restate(self, name: str, source: WeightSource) -> None:
         """Tell what the file states of weights now, where that is other than what was told."""
@@ -249,15 +249,14 @@ class FoundWeights(NamedTuple):
     """`WholeWeights`; those of an auxiliary are blocks alone."""
     sha256: str | None
     """Of the blob that they are, if they are one."""
-    provenance: Json | None
-    """Where they come from, as the journal says it; None where nothing is known."""
+    provenance: Json
+    """Where they come from, as the journal says it."""
 
 
 def read_weights(
     experiment: Experiment, name: str, source: WeightSource, store: Store | None = None
 ) -> FoundWeights:
     """The weights that are taken of a source, which fit the model.
-
 
     Those of an auxiliary are blocks alone. `store` is the experiment's, where that is open already.
 
@@ -269,7 +268,6 @@ def read_weights(
 
     assert source.weights is not None  # the caller looked
     where, reference, sha256 = f"{key_of(name)}.weights", reference_in(source.weights), None
-    known: Json | None = None
     try:
         if reference is None:
             loaded = load_outside(source)
@@ -277,7 +275,7 @@ def read_weights(
         else:
             opened = store or Store.open(experiment.storage)
             found, sha256 = referred(opened, reference, where, source.sha256)
-            known = provenance_of(opened, reference)
+            known = provenance_of(opened, reference, found, sha256)
         check_fit(found.blocks, experiment.model, source.weights, any_depth=name != TARGET)
         taken = found if _whole(source) else WholeWeights(found.blocks)
         if name == TARGET:
