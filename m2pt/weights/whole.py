@@ -8,6 +8,7 @@ Beside the linears of the blocks (`m2pt.weights.blocks`) the canonical names are
 Point-MAE's names. Heads, decoders and the like are no part of it.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -176,6 +177,20 @@ def whole_of(weights: Weights) -> WholeWeights:
         post_norm=found.post_norm or said.norm == "post",
         unused=(*weights.unused, *(name for name in weights.state_dict() if name not in state)),
     )
+
+
+def as_before(weights: WholeWeights, sha256: str) -> WholeWeights | None:
+    """What an earlier version took of these weights, if its bytes have the digest `sha256`.
+
+    Of a target, too, it took the linears of the blocks alone; at first without LayerScale folded
+    in, and without the biases that a source keeps apart for query and value.
+    """
+    linears = {name: t for name, t in weights.tensors.items() if _LINEAR.fullmatch(name)}
+    bare = {name: t for name, t in linears.items() if not name.endswith("attn.qkv.bias")}
+    for blocks in (weights.blocks, linears, bare):
+        if hashlib.sha256(blocks_to_bytes(blocks)).hexdigest() == sha256:
+            return WholeWeights(blocks)
+    return None
 
 
 def _time_first(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
