@@ -281,6 +281,11 @@ def test_addresses_that_are_none(uri: str, told: str) -> None:
         ("/data/audioset_10_10_0.4593.pth", "audio", True, ("image",)),
         ("/data/Meta-Transformer_base_patch16_encoder.pth", "image", True, ("text",)),
         ("hf://openai/clip-vit-base-patch16", "image", True, ("text",)),
+        ("weights/mae_pretrain_vit_base.pth", "image", False, ()),  # as the presets name them
+        ("weights/audiomae_pretrain_vit_base.pth", "audio", False, ()),
+        ("weights/videomae_pretrain_vit_base.pth", "video", False, ()),
+        ("weights/pointmae_768_epoch_300.pth", "point", None, ()),
+        ("hf://timm/vit_base_patch16_224.mae@main/model.safetensors", "image", False, ()),
         ("/data/mine.pth", None, None, ()),
     ],
 )
