@@ -56,7 +56,8 @@ def parse(uri: str) -> Address:
     """What `uri` names.
 
     Raises:
-        ValueError: it begins like an address and is none, or is of a kind that is not read.
+        ValueError: it begins like an address and is none, or is of a kind that is not read; what
+            could be a password is not repeated.
     """
     if uri.startswith(HUB):
         return _on_hub(uri)
@@ -68,10 +69,7 @@ def parse(uri: str) -> Address:
             f"it is {uri!r}"
         )
     if uri.startswith(BUCKET):
-        parts = urlsplit(uri)
-        if parts.netloc and parts.path.strip("/") and not parts.path.endswith("/"):
-            return InBucket(uri)
-        raise ValueError(f"an object is written s3://BUCKET/KEY, but it is {uri!r}")
+        return _in_bucket(uri)
     if uri.startswith(FILE):
         parts = urlsplit(uri)
         if parts.netloc in ("", "localhost") and parts.path.strip("/"):
@@ -79,11 +77,25 @@ def parse(uri: str) -> Address:
         raise ValueError(
             f"a file is written file:///ABSOLUTE/PATH, with three slashes, but it is {uri!r}"
         )
-    if _SCHEME.match(uri):
+    if scheme := _SCHEME.match(uri):
         raise ValueError(
-            f"{uri!r} is of a kind that is not read: give a path, file://, s3://, hf:// or timm://"
+            f"{scheme[0]}... is of a kind that is not read: give a path, file://, s3://, hf:// or "
+            "timm://"
         )
     return OnDisk(Path(uri))
+
+
+def _in_bucket(uri: str) -> InBucket:
+    parts = urlsplit(uri)
+    if "@" in parts.netloc or ":" in parts.netloc or parts.query:
+        raise ValueError(
+            "an s3:// address carries no key, secret, port or signature: write s3://BUCKET/KEY, "
+            "and put credentials into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a server of "
+            "your own into AWS_ENDPOINT_URL"
+        )
+    if parts.netloc and parts.path.strip("/") and not parts.path.endswith("/"):
+        return InBucket(uri)
+    raise ValueError(f"an object is written s3://BUCKET/KEY, but it is {uri!r}")
 
 
 def _on_hub(uri: str) -> OnHub:

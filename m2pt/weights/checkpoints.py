@@ -31,11 +31,11 @@ def _row(pattern: str, modality: str, data: str | None, **said: Any) -> Known:
 KNOWN: tuple[Known, ...] = (
     # images
     _row(
-        r"mae_finetuned_vit|mae_in1k_ft",
+        r"(?<![a-z])mae_finetuned_vit|mae_in1k_ft",
         "image", _IN1K, supervised=True, lineage="MAE on ImageNet-1K", licence=_CC_NC,
     ),
     _row(
-        r"mae_(?:pretrain|visualize)_vit|vit_\w+\.mae$|facebook/vit-mae-",
+        r"(?<![a-z])mae_(?:pretrain|visualize)_vit|vit_\w+\.mae(?![\w.-])|facebook/vit-mae-",
         "image", _IN1K, supervised=False, lineage="scratch", licence=_CC_NC,
     ),
     _row(
@@ -43,7 +43,7 @@ KNOWN: tuple[Known, ...] = (
         "image", "LVD-142M", supervised=False, lineage="scratch", licence=_APACHE,
     ),
     _row(
-        r"vit_\w+\.dino$|facebook/dino-vit",
+        r"vit_\w+\.dino(?![\w.-])|facebook/dino-vit",
         "image", _IN1K, supervised=False, lineage="scratch", licence=_APACHE,
     ),
     _row(
@@ -88,7 +88,7 @@ KNOWN: tuple[Known, ...] = (
     ),
     # audio
     _row(
-        r"audiomae\w*_ft",
+        r"audiomae\w*_(?:ft|finetuned)",
         "audio", "AudioSet", supervised=True, lineage="AudioMAE on AudioSet-2M",
         licence="CC-BY-4.0",
     ),
@@ -129,6 +129,11 @@ KNOWN: tuple[Known, ...] = (
         "video", _K400, supervised=False, lineage="scratch", licence=_CC_NC,
     ),
     _row(
+        r"videomae_pretrain_vit",
+        "video", None, supervised=False, lineage="scratch", licence=_CC_NC,
+    ),
+    _row(r"videomae", "video", None),
+    _row(
         r"timesformer-base",
         "video", "Kinetics or Something-Something v2", supervised=True,
         lineage="ViT, trained on ImageNet", involves=("image",), licence=_CC_NC,
@@ -139,6 +144,7 @@ KNOWN: tuple[Known, ...] = (
         involves=("image",), licence="MIT",
     ),
     # points
+    _row(r"point-?mae", "point", "ShapeNet"),
     _row(
         r"uni3d",
         "point", "ensemble of 3D shapes", lineage="EVA, trained on images, and aligned with CLIP",

@@ -126,10 +126,16 @@ def folded(
 
 
 def _recognised(tensors: Mapping[str, Tensor], held: Mapping[str, object], where: str) -> Layout:
-    for row in LAYOUTS.values():
-        if row.suits(tensors):
-            return row
-    if reason := why_refused(tensors):
+    found = next((row for row in LAYOUTS.values() if row.suits(tensors)), None)
+    reason = why_refused(tensors)
+    if found is not None and reason is None:
+        return found
+    if found is not None:  # as CLAP's text branch, beside the audio branch that was perhaps meant
+        raise WeightsError(
+            f"{where}: has blocks that cannot serve ({reason}), and others beside them; if those "
+            f"are meant, say so: layout: {found.name}"
+        )
+    if reason is not None:
         raise WeightsError(f"{where}: {reason}")
     raise WeightsError(
         f"{where}: no block weights of a known layout ({', '.join(LAYOUTS)}; timm's names are as "

@@ -8,25 +8,25 @@ Beside the linears of the blocks (`m2pt.weights.blocks`) the canonical names are
 Point-MAE's names. Heads, decoders and the like are no part of it.
 """
 
+import hashlib
 import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import get_args
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as from_safetensors
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from m2pt.data.config import Modality
 from m2pt.weights.blocks import LINEARS, WeightsError, checked
-from m2pt.weights.files import blocks_to_bytes
+from m2pt.weights.files import blocks_to_bytes, metadata_of
 from m2pt.weights.layouts import folded
-from m2pt.weights.public import Weights, load_file
+from m2pt.weights.public import Weights
 
 _COUNTER = "num_batches_tracked"  # of a BatchNorm: the one tensor of whole numbers
 _ABOUT = "m2pt"  # of the metadata of a safetensors file; one key, so that equal is equal bytes
@@ -145,13 +145,19 @@ def whole_from_bytes(data: bytes, where: str = "weights") -> WholeWeights:
     return whole_described(state, _metadata(data), where)
 
 
-def load_whole(path: str | os.PathLike[str], *, sha256: str | None = None) -> WholeWeights:
-    """Whole weights from a file: of ours, or a checkpoint that `load_blocks` reads.
+def load_whole(path: str | os.PathLike[str]) -> WholeWeights:
+    """A file of what `whole_to_bytes` wrote, taken as it is: no layout is looked for, for what was
+    converted once would be converted again, and its path says nothing of it. Other checkpoints are
+    for `whole_of`.
 
     Raises:
-        WeightsError: as `load_blocks`.
+        WeightsError: the file is damaged, or the weights break a rule.
     """
-    return whole_of(load_file(Path(path), sha256=sha256))
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: damaged safetensors ({error})") from error
+    return whole_described(state, metadata_of(path), str(path))
 
 
 def whole_of(weights: Weights) -> WholeWeights:
@@ -160,7 +166,9 @@ def whole_of(weights: Weights) -> WholeWeights:
     Raises:
         WeightsError: what a file of ours says of itself cannot be read.
     """
-    said, state = weights.provenance, _time_first(weights.state_dict())
+    said, state = weights.provenance, weights.state_dict()
+    if _ABOUT not in weights.metadata:  # of ours its kernel is turned already
+        state = _time_first(state)
     found = whole_described(state, weights.metadata, said.uri)
     known = said.origin.modality if said.origin.modality in get_args(Modality) else None
     return replace(
@@ -169,6 +177,20 @@ def whole_of(weights: Weights) -> WholeWeights:
         post_norm=found.post_norm or said.norm == "post",
         unused=(*weights.unused, *(name for name in weights.state_dict() if name not in state)),
     )
+
+
+def as_before(weights: WholeWeights, sha256: str) -> WholeWeights | None:
+    """What an earlier version took of these weights, if its bytes have the digest `sha256`.
+
+    Of a target, too, it took the linears of the blocks alone; at first without LayerScale folded
+    in, and without the biases that a source keeps apart for query and value.
+    """
+    linears = {name: t for name, t in weights.tensors.items() if _LINEAR.fullmatch(name)}
+    bare = {name: t for name, t in linears.items() if not name.endswith("attn.qkv.bias")}
+    for blocks in (weights.blocks, linears, bare):
+        if hashlib.sha256(blocks_to_bytes(blocks)).hexdigest() == sha256:
+            return WholeWeights(blocks)
+    return None
 
 
 def _time_first(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

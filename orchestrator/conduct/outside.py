@@ -57,17 +57,15 @@ def _fetched(uri: str) -> Iterator[Path]:
 
 
 def provenance_said(
-    experiment: Experiment, source: WeightSource, known: Mapping[str, Any] | None
-) -> dict[str, Any] | None:
+    experiment: Experiment, source: WeightSource, known: Mapping[str, Any]
+) -> dict[str, Any]:
     """What the journal says of weights: what is known, what the file states, and warnings.
 
-    `known` is of `Provenance.as_dict`; None where nothing is known, as of a blob.
+    `known` is of `Provenance.as_dict`.
 
     Raises:
         ValueError: `known` is damaged.
     """
-    if known is None:
-        return None
     found = Provenance.from_dict(known)
     if source.provenance is not None:
         said = source.provenance.model_dump(exclude_none=True)

@@ -99,8 +99,7 @@ def check_inputs(experiment: Experiment, stored: Container[str] = ()) -> dict[st
             except ValueError as error:
                 raise RequestError(f"pathway.mapping, for {key_of(name)}: {error}") from error
         elif source.weights is not None and name not in stored:
-            said = read_weights(experiment, name, source).provenance
-            known |= {} if said is None else {name: said}
+            known[name] = read_weights(experiment, name, source).provenance
     return known
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from m2pt.data.config import DataInfo
 from m2pt.models.config import Tokenizer
 from m2pt.models.tokens import token_grid
+from m2pt.weights.provenance import Origin, Provenance
 from orchestrator.config.names import nearest
 from orchestrator.config.weights import BlobReference, StudyReference
 from orchestrator.errors import RequestError
@@ -58,20 +59,61 @@ def referred(
     return replace(found, modality=modality, grid=grid), None
 
 
-def provenance_of(store: Store, reference: StudyReference | BlobReference) -> dict[str, Any] | None:
-    """Where weights come from, as far as the study that has them told; None: it is not known.
+def provenance_of(
+    store: Store, reference: StudyReference | BlobReference, found: Any, sha256: str | None
+) -> dict[str, Any]:
+    """Where the weights `found` come from: as the study that has them told, else as far as they
+    show. `found` and `sha256` are as `referred` gave them.
 
-    Raises `StorageError`.
+    Raises `RequestError` where an export is gone, and `StorageError`.
     """
     if isinstance(reference, BlobReference):
-        return None
+        return _seen(found, f"sha256:{reference.sha256}", reference.sha256)
+    via = f"study://{reference.study}/{reference.full_name}"
     record = fold(read_events(store, reference.study))
+    if sha256 is None:
+        digest = _about_export(store, reference, via)["sha256"]
+        return _seen(found, via, digest, _origin_of_export(record, reference, found.modality))
     ready = record.auxiliaries.get(reference.full_name) or record.auxiliaries.get(reference.name)
     if ready is None or ready.provenance is None:
-        return None
+        return _seen(found, via, sha256)
     said = ready.provenance
-    via = f"study://{reference.study}/{reference.full_name}"
     return {**said, "uri": f"{via} ({said.get('uri', 'of unknown origin')})"}
+
+
+def _seen(found: Any, uri: str, sha256: str, origin: Origin | None = None) -> dict[str, Any]:
+    """What weights show of themselves, as `Provenance.as_dict` has it."""
+    from m2pt.weights.blocks import block_key, depth_of_blocks
+
+    blocks = found.blocks
+    hidden, dim = blocks[block_key(0, "mlp.fc1")].shape
+    return Provenance(
+        uri=uri,
+        sha256=sha256,
+        layout="timm",
+        dim=dim,
+        depth=depth_of_blocks(blocks),
+        hidden=hidden,
+        origin=origin or Origin(modality=found.modality),
+        norm="post" if found.post_norm else None,
+    ).as_dict()
+
+
+def _origin_of_export(record: StudyRecord, reference: StudyReference, modality: Any) -> Origin:
+    """A fused model's: what its trial borrowed and started from had a part in it, and binds it."""
+    trial = record.trials[reference.full_name]  # `referred` found it
+    names = (*trial.auxiliary.split("+"), "target")
+    made = [record.auxiliaries[name] for name in names if name in record.auxiliaries]
+    said = [one.provenance for one in made if one.provenance is not None]
+    others = {str(m) for one in said for m in (one.get("modality"), *one.get("involves", ())) if m}
+    licences = {str(one["licence"]) for one in said if one.get("licence")}
+    return Origin(
+        modality=modality,
+        supervised=True,
+        lineage=f"trial {trial.trial} of study {reference.study} (auxiliary: {trial.auxiliary})",
+        involves=tuple(sorted(others - {modality})),
+        licence=" and ".join(sorted(licences)) or None,
+    )
 
 
 class _Place(NamedTuple):

@@ -4,7 +4,6 @@ Weights that a study makes itself (`pretrain`) are made once for each storage pr
 fingerprint covers everything that changes them, and the store remembers the blobs under it.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -184,22 +183,22 @@ class Supply:
 
     def _import(self, name: str, source: WeightSource) -> str:
         """Weights from outside, or by reference, in canonical form, as a blob; told as ready."""
-        from m2pt.weights.whole import WholeWeights, whole_to_bytes
+        from m2pt.weights.whole import as_before, whole_to_bytes
 
-        weights, sha256, said = read_weights(self.experiment, name, source, self.store)
-        told: Json = {}
-        if name == TARGET:
-            blocks, before = WholeWeights(weights.blocks), self.earlier.get(TARGET)
-            if before is not None and before.sha256 == _sha256(whole_to_bytes(blocks)):
-                weights, sha256 = blocks, None  # of a study from before there was more to take
-            told = _told(started_from(self.experiment, weights))
+        found = read_weights(self.experiment, name, source, self.store)
+        weights, sha256, before = found.weights, found.sha256, self.earlier.get(name)
+        if before is not None and before.sha256 != sha256:
+            earlier = as_before(found.source, before.sha256)
+            if earlier is not None:  # of a study from before there was more to take
+                weights, sha256 = earlier, None
+        told = _told(started_from(self.experiment, weights)) if name == TARGET else {}
         sha256 = sha256 or blobs.put(self.store, whole_to_bytes(weights))
-        self._ready(name, sha256, said, told)
+        self._ready(name, sha256, found.provenance, told)
         return sha256
 
-    def _ready(self, name: str, sha256: str, said: Json | None, told: Json) -> None:
+    def _ready(self, name: str, sha256: str, said: Json, told: Json) -> None:
         event = {"kind": "auxiliary_ready", "name": name, "sha256": sha256, **told}
-        self.emit(event if said is None else event | {"provenance": said})
+        self.emit(event | {"provenance": said})
 
     def _restate(self, name: str, source: WeightSource) -> None:
         """Tell what the file states of weights now, where that is other than what was told."""
@@ -249,15 +248,16 @@ class FoundWeights(NamedTuple):
     """`WholeWeights`; those of an auxiliary are blocks alone."""
     sha256: str | None
     """Of the blob that they are, if they are one."""
-    provenance: Json | None
-    """Where they come from, as the journal says it; None where nothing is known."""
+    provenance: Json
+    """Where they come from, as the journal says it."""
+    source: Any
+    """The `WholeWeights` that they were taken of."""
 
 
 def read_weights(
     experiment: Experiment, name: str, source: WeightSource, store: Store | None = None
 ) -> FoundWeights:
     """The weights that are taken of a source, which fit the model.
-
 
     Those of an auxiliary are blocks alone. `store` is the experiment's, where that is open already.
 
@@ -269,7 +269,6 @@ def read_weights(
 
     assert source.weights is not None  # the caller looked
     where, reference, sha256 = f"{key_of(name)}.weights", reference_in(source.weights), None
-    known: Json | None = None
     try:
         if reference is None:
             loaded = load_outside(source)
@@ -277,7 +276,7 @@ def read_weights(
         else:
             opened = store or Store.open(experiment.storage)
             found, sha256 = referred(opened, reference, where, source.sha256)
-            known = provenance_of(opened, reference)
+            known = provenance_of(opened, reference, found, sha256)
         check_fit(found.blocks, experiment.model, source.weights, any_depth=name != TARGET)
         taken = found if _whole(source) else WholeWeights(found.blocks)
         if name == TARGET:
@@ -287,15 +286,11 @@ def read_weights(
     except (ValueError, OSError) as error:
         raise RequestError(f"{where}: {error}") from error
     kept = sha256 if taken is found or found.blocks_alone else None
-    return FoundWeights(taken, kept, provenance_said(experiment, source, known))
+    return FoundWeights(taken, kept, provenance_said(experiment, source, known), found)
 
 
 def _whole(source: WeightSource) -> bool:
     return isinstance(source, TargetSource) and source.parts == "all"
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _told(started: Any) -> Json:

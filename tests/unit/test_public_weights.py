@@ -114,6 +114,7 @@ def test_every_layout_is_documented() -> None:
 
 EVA = ("attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.proj", "mlp.fc1_g", "mlp.fc2")
 SWIN = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+TWO = linears("encoder.layer.{i}.", *VIT) | linears("layers.0.blocks.{i}.", *SWIN)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,7 @@ SWIN = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
         (linears("encoder.layer.{i}.", *VIT[:4], "mlp.weights_in", "mlp.weights_out"), "SwiGLU"),
         (linears("layers.0.blocks.{i}.", *SWIN), "Swin"),
         (linears("audio_branch.layers.1.blocks.{i}.", *SWIN), "Swin"),
+        (TWO, "Swin(?=.* layout: hf-vit$)"),  # as CLAP: which one is meant?
         (
             linears("ppat.transformer.layers.{i}.", "0.fn.to_qkv", "0.fn.to_out.0", "a", "b"),
             "OpenShape",
@@ -247,7 +249,9 @@ def test_addresses(uri: str, address: object) -> None:
         ("timm://", "written timm://MODEL"),
         ("s3://bucket", "written s3://BUCKET/KEY"),
         ("file://a/b", "three slashes"),
-        ("https://a/b", "of a kind that is not read"),
+        ("https://a:secret@a/b", "^https://... is of a kind that is not read[^@]*$"),
+        ("s3://key:secret@bucket/a.pth", "^an s3:// address carries no key[^@]*$"),
+        ("s3://bucket/a.pth?X-Amz-Signature=secret", "carries no key[^?]*$"),
     ],
 )
 def test_addresses_that_are_none(uri: str, told: str) -> None:
@@ -268,6 +272,11 @@ def test_addresses_that_are_none(uri: str, told: str) -> None:
         ("/data/audioset_10_10_0.4593.pth", "audio", True, ("image",)),
         ("/data/Meta-Transformer_base_patch16_encoder.pth", "image", True, ("text",)),
         ("hf://openai/clip-vit-base-patch16", "image", True, ("text",)),
+        ("weights/mae_pretrain_vit_base.pth", "image", False, ()),  # as the presets name them
+        ("weights/audiomae_pretrain_vit_base.pth", "audio", False, ()),
+        ("weights/videomae_pretrain_vit_base.pth", "video", False, ()),
+        ("weights/pointmae_768_epoch_300.pth", "point", None, ()),
+        ("hf://timm/vit_base_patch16_224.mae@main/model.safetensors", "image", False, ()),
         ("/data/mine.pth", None, None, ()),
     ],
 )

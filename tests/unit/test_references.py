@@ -33,6 +33,7 @@ auxiliaries: {other: {weights: WEIGHTS}}
 pathway: {auxiliary: other}
 """
 TRIAL = "0123456789ab"
+KNOWN = {"uri": "a", "sha256": "0", "layout": "timm", "dim": 16, "depth": 1, "hidden": 64}
 
 
 def weights(seed: int, **model: int) -> dict[str, Any]:
@@ -60,11 +61,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, str
     with Lease.acquire(store, "giving") as lease, Journal.open(store, "giving", lease) as journal:
         for name, epoch in (("audio", 4), ("audio@2", 2)):
             ready = {"kind": "auxiliary_ready", "name": name, "sha256": sha[name], "epoch": epoch}
-            journal.append(ready)
+            origin = {"modality": "audio", "licence": "CC-BY-NC-4.0"}
+            journal.append(ready | {"provenance": KNOWN | origin})
         journal.append({"kind": "auxiliary_ready", "name": "small", "sha256": sha["small"]})
         journal.append({"kind": "auxiliary_epoch", "name": "late", "epoch": 1, "metrics": {}})
         for trial in (TRIAL, "ba9876543210"):
-            plan = dict.fromkeys(("arm", "label", "stage", "auxiliary", "coverage"), "x")
+            plan = dict.fromkeys(("arm", "label", "stage", "coverage"), "x")
+            plan["auxiliary"] = "audio"
             journal.append({"kind": "planned", "trial": trial, "seed": 0, "values": {}, **plan})
         journal.append({"kind": "exported", "trial": TRIAL, "key": "k"})
     return store, sha
@@ -103,7 +106,11 @@ def test_an_exported_trial_is_weights_to_go_on_from(made: Any) -> None:
     store, _ = made
     reference = f"study://giving/{TRIAL}"
     experiment = taking(store, reference, f"target={{weights: '{reference}'}}")
-    check_inputs(experiment)
+    said = check_inputs(experiment)["target"]
+    assert (said["uri"], said["dim"], said["involves"]) == (reference, 16, ["audio"])
+    assert said["warnings"] == [
+        "its licence (CC-BY-NC-4.0) forbids commercial use, also of a model that it is fused into"
+    ]
     lent = hashlib.sha256(blocks_to_bytes(weights(5))).hexdigest()
     whole = whole_weights(weights(5), "here")
     taken = hashlib.sha256(whole_to_bytes(whole)).hexdigest()

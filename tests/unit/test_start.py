@@ -17,12 +17,14 @@ from m2pt.weights.blocks import WeightsError, block_weights
 from m2pt.weights.deciding import Slots
 from m2pt.weights.files import blocks_to_bytes
 from m2pt.weights.positions import grid_of
+from m2pt.weights.public import load_file
 from m2pt.weights.start import decide, start_from
 from m2pt.weights.started import Started
 from m2pt.weights.whole import (
     WholeWeights,
     load_whole,
     whole_from_bytes,
+    whole_of,
     whole_to_bytes,
     whole_weights,
 )
@@ -341,10 +343,34 @@ def test_the_patches_of_ast_are_turned_and_its_positions_left(tmp_path: Path) ->
     of_ast = {f"v.{name}": value for name, value in tensors.items()}
     save_file({**of_ast, "v.dist_token": torch.zeros(1, 1, 16)}, tmp_path / "ast.safetensors")
     save_file(tensors, tmp_path / "mae.safetensors")
-    turned = load_whole(tmp_path / "ast.safetensors")
+    turned = whole_of(load_file(tmp_path / "ast.safetensors"))
     assert turned.tensors["patch_embed.proj.weight"].equal(kernel.transpose(2, 3))
     assert "pos_embed" not in turned.tensors
     assert "pos_embed" in turned.unused
-    plain = load_whole(tmp_path / "mae.safetensors")
+    plain = whole_of(load_file(tmp_path / "mae.safetensors"))
     assert plain.tensors["patch_embed.proj.weight"].equal(kernel)
     assert "pos_embed" in plain.tensors
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"dist_token": (1, 1, 16), "patch_embed.proj.weight": (16, 1, 4, 4)},  # AST's, turned
+        {"encoder.first_conv.0.weight": (8, 3, 1), "pos_embed.0.weight": (8, 3)},  # Point-MAE's
+    ],
+)
+def test_a_trial_starts_from_just_what_was_stored(
+    tmp_path: Path, beside: dict[str, tuple[int, ...]]
+) -> None:
+    model = build_model(SMALL, info("image"), seed=0)
+    drawn = {name: torch.randn(shape) for name, shape in beside.items()}
+    whole = whole_weights({**block_weights(model), **drawn}, "here")
+    file = tmp_path / "cache-of-audiomae"  # the name of a place says nothing of a blob
+    file.write_bytes(whole_to_bytes(whole))
+    back = load_whole(file)
+    assert back.tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(value, whole.tensors[name]) for name, value in back.tensors.items())
+    assert (back.modality, back.grid, back.post_norm) == (None, None, False)
+    # also where a file of ours is named as weights
+    again = whole_of(load_file(file)).tensors
+    assert all(torch.equal(value, whole.tensors[name]) for name, value in again.items())

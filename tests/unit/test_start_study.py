@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import load_file, save, save_file
 
 from m2pt.data.describe import describe
 from m2pt.models.build import build_model
@@ -23,8 +25,9 @@ from orchestrator.storage.lease import Lease
 from orchestrator.storage.uri import Store
 from orchestrator.study.identity import pretrain_fingerprint
 from orchestrator.tracking.journal import Journal
-from orchestrator.tracking.record import fold
+from orchestrator.tracking.record import AuxiliaryRecord, fold
 
+LINEARS = re.compile(r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])\.\w+")
 TEXT = """\
 name: whole
 data: {source: digits, limit: 100}
@@ -113,6 +116,22 @@ def test_a_study_from_before_goes_on_with_the_blocks_that_it_has(
     assert supplied(store, experiment, earlier=earlier)[0] == before
     other, events = supplied(store, experiment)
     assert supplied(store, experiment, earlier=fold(events).auxiliaries)[0] == other
+
+
+def test_so_does_one_from_before_scales_were_folded_in_and_biases_joined(
+    experiment: Experiment, store: Store
+) -> None:
+    state = load_file("target.safetensors")
+    state["blocks.0.ls1.gamma"] = torch.full((16,), 0.5)
+    save_file(state, "target.safetensors")
+    old = {name: value for name, value in state.items() if LINEARS.fullmatch(name)}
+    for taken in (old, {name: value for name, value in old.items() if "qkv.bias" not in name}):
+        sha256 = hashlib.sha256(save(taken)).hexdigest()
+        earlier = {name: AuxiliaryRecord(name, sha256, 0, {}) for name in ("target", "other")}
+        digests, _ = supplied(store, experiment, earlier=earlier)
+        assert (digests.target, digests.auxiliaries) == (sha256, {"other": sha256})
+    folded, _ = supplied(store, experiment)
+    assert sha256 not in (folded.target, folded.auxiliaries["other"])
 
 
 def test_what_does_not_fit_is_refused_before_anything_starts(experiment: Experiment) -> None:

@@ -60,7 +60,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["auxiliaries.other.weights=hf://name"], r"weights: a file of the Hugging Face Hub is"),
         (["auxiliaries.other.weights=timm://"], r"weights: a model of timm is written timm://"),
         (["auxiliaries.other.weights=s3://bucket"], r"weights: an object is written s3://BUCKET"),
-        (["auxiliaries.other.weights=http://a/b"], r"'http://a/b' is of a kind that is not read"),
+        (["auxiliaries.other.weights=http://a/b"], r"http://\.\.\. is of a kind that is not read"),
         (["auxiliaries.other.layout=hf-vti"], r"layout: 'hf-vti' is none of .*did you mean 'hf-vi"),
         (["auxiliaries.other.layout=timm:audio"], r"layout: 'timm:audio' names a part"),
         (
@@ -160,8 +160,17 @@ def test_weights_of_another_study_keep_their_provenance(file: Path, tmp_path: Pa
     said = more[0]["provenance"]
     assert said["uri"] == f"study://mine/other ({file})"
     assert (said["modality"], len(said["warnings"])) == ("audio", 1)
-    blob = experiment_with(f"sha256:{events[0]['sha256']}", f"storage={tmp_path}")
-    assert "provenance" not in supplied(store, blob)[1][0]
+    blob = f"sha256:{events[0]['sha256']}"
+    said = supplied(store, experiment_with(blob, f"storage={tmp_path}"))[1][0]["provenance"]
+    assert (said["uri"], said["dim"], said["warnings"][0][:24]) == (
+        blob,
+        16,
+        "its modality is not know",
+    )
+    stated = experiment_with(
+        blob, "auxiliaries.other.provenance.modality=audio", f"storage={tmp_path}"
+    )
+    assert supplied(store, stated)[1][0]["provenance"]["warnings"] == []
 
 
 def test_an_object_is_fetched_whole_and_checked(
