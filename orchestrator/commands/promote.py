@@ -35,8 +35,9 @@ def run(parsed: argparse.Namespace) -> int:
     run_id = registry.run_of(of.found.name, study_id(of.found.name, of.record), of.trial.trial)
     export = of.export()
     tags = _tags(of, export)
-    known = registry.find(name, tags)
-    version = known or registry.register(name, _candidate(export, tags), run_id)
+    version, new = registry.find(name, tags), False
+    if version is None:
+        version, new = registry.register(name, _candidate(export, tags), run_id)
     before = registry.point(name, alias, version.version)
     said = {
         "model": name,
@@ -44,7 +45,7 @@ def run(parsed: argparse.Namespace) -> int:
         "alias": alias,
         "uri": f"models:/{name}@{alias}",
         "tracking": without_secret(uri),
-        "registered": known is None,
+        "registered": new,
         "alias_moved": before != version.version,
         "alias_before": before,
         "trial": of.trial.trial,

@@ -312,6 +312,8 @@ class _Run:
             if "proof" in outcome:
                 proof = {"key": outcome["key"], "proof": outcome["proof"]}
                 self.journal.append({"kind": "exported", "trial": trial, **proof})
+            elif "refused" in outcome:
+                self.view.say(f"  [red]✗ not exported[/]: {escape(outcome['refused'])}")
 
     def _conclude(self) -> None:
         """The verdict, the report, and the end of the study."""

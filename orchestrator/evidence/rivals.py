@@ -42,12 +42,15 @@ def rival_measure(found: Findings) -> Measure:
 
 
 def rival_lines(found: Findings) -> list[RivalLine]:
-    """Baseline, best pathway and all rivals that have a figure; empty without any rival."""
+    """Baseline, best pathway and all rivals that have a figure; empty without any rival.
+
+    A figure of an arm that was not trained to the end is none: it has no equal beside it.
+    """
     rivals = [arm for arm in found.arms if arm.row.kind == "rival"]
     on_test = rival_measure(found).split == "test"
 
     def values(arm: Arm | None) -> Mapping[int, float]:
-        if arm is None:
+        if arm is None or (arm.row.partial and not on_test):
             return {}
         return arm.tested if on_test else arm.row.metrics
 
@@ -136,7 +139,9 @@ def _notes(lines: list[RivalLine], measure: Measure) -> Iterator[str]:
         yield _standing(compared, measure)
     yield (
         "Rivals train with the arm's recipe, which was searched for the pathway and not for them. "
-        "Differences are taken seed by seed, below them their 95 % intervals."
+        "Differences are taken seed by seed, below them their 95 % intervals, each by itself: of "
+        "many, one may leave zero out by chance. Better is "
+        f"{'higher' if measure.mode == 'max' else 'lower'}."
     )
     if any(line.cost is not None for line in lines):
         yield (
@@ -164,7 +169,13 @@ def _standing(compared: list[RivalLine], measure: Measure) -> str:
         for place, labels in places.items()
         if labels
     ]
-    return f"On {measure.split} the best pathway is {', and '.join(said)}."
+    chosen = ""
+    if measure.split != "test":
+        chosen = (
+            ": but that is the split it was chosen on, which flatters it; nothing is claimed "
+            "before the test split is read"
+        )
+    return f"On {measure.split} the best pathway is {', and '.join(said)}{chosen}."
 
 
 def _figures(arm: Arm, name: str) -> list[float]:

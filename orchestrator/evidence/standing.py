@@ -11,7 +11,7 @@ from orchestrator.config.experiment import Experiment
 from orchestrator.evidence.findings import Arm, Findings, difference_on_test, findings
 from orchestrator.evidence.statistics import spread
 from orchestrator.evidence.tables import baseline_text, difference_text, level_text, rows
-from orchestrator.evidence.wording import Measure
+from orchestrator.evidence.wording import Measure, count
 from orchestrator.tracking.record import AuxiliaryRecord, StudyRecord
 
 _OF_BASELINE = "the plain target: what every arm of the study is compared with"
@@ -48,7 +48,10 @@ def in_a_line(said: Mapping[str, Any]) -> str:
         + (f", difference {row['difference']}" if row["difference"] else "")
         for row in said["figures"]
     ]
-    return "; ".join([*told, f"{said['arms_tried']} arms tried", said["verdict"]])
+    tried = (
+        f"{count(said['arms_tried'], 'arm')} tried" if said["arms_tried"] else "no pathway tried"
+    )
+    return "; ".join([*told, tried, said["verdict"]])
 
 
 def lineage(

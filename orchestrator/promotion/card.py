@@ -4,6 +4,7 @@ The front matter is that of the Hugging Face hub, so that a folder can be put th
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ About = Mapping[str, Any]
 
 _UNKNOWN = "not stated"
 _NOTHING = "–"
+_RIVAL = "It is a rival of M2PT's pathways, and has none itself."
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _TASKS = {
     ("image", "classes"): "image-classification",
     ("audio", "classes"): "audio-classification",
@@ -44,7 +47,8 @@ def model_card(about: About) -> str:
 def _front_matter(about: About) -> str:
     """Licences: where all are known and the same, that one; else `other`, and the card tells."""
     said = {str(one.get("licence") or _UNKNOWN).lower() for one in about.get("lineage", ())}
-    licence = next(iter(said)) if len(said) == 1 and _UNKNOWN not in said else "other"
+    only = next(iter(said)) if len(said) == 1 else _UNKNOWN
+    licence = only if _LICENCE.fullmatch(only) else "other"
     data = about["data"]
     lines = [
         "---",
@@ -62,15 +66,29 @@ def _front_matter(about: About) -> str:
 
 
 def _opening(about: About) -> str:
-    borrowed = about["auxiliaries"]
-    what = (
-        f"A vision transformer that borrowed weights of {_listed(borrowed)} while it was trained "
-        "(M2PT), with the borrowed weights folded in: it costs what a plain one costs."
-        if borrowed
-        else "A plain vision transformer: the baseline, which borrowed no weights."
-    )
     proof = about["proof"]
-    return f"{what} {proof['parameters_exported']:,} parameters, {about['dtype']}."
+    return f"{_what(about)} {proof['parameters_exported']:,} parameters, {about['dtype']}."
+
+
+def _what(about: About) -> str:
+    borrowed, rival = about["auxiliaries"], about.get("rival") or {}
+    if rival.get("kind") == "lora":
+        return (
+            f"A vision transformer trained with LoRA of rank {rival['rank']}, which is merged into "
+            f"its weights; it borrowed none. {_RIVAL}"
+        )
+    if rival.get("kind") == "average":
+        return (
+            "A vision transformer that started from a weighted mean of its own weights and those "
+            f"of {_listed(borrowed)} ({rival['share']:.3g} of the mean). {_RIVAL}"
+        )
+    if borrowed:
+        return (
+            f"A vision transformer that borrowed weights of {_listed(borrowed)} while it was "
+            "trained (M2PT), with the borrowed weights folded in: it costs what a plain one costs."
+        )
+    baseline = (about.get("evidence") or {}).get("kind") == "baseline"
+    return f"A plain vision transformer{': the baseline' * baseline}, which borrowed no weights."
 
 
 def _load(about: About) -> str:
@@ -127,6 +145,8 @@ def _evidence(about: About) -> str:
 
 
 def _arms(tried: int) -> str:
+    if not tried:
+        return "No arm with a pathway was tried."
     return "One arm was tried." if tried == 1 else f"{tried} arms were tried."
 
 
@@ -194,13 +214,15 @@ def _proof_of_outputs(proof: Mapping[str, Any]) -> Iterator[tuple[str, str, str]
 
 
 def _weights(about: About) -> str:
-    lineage: Sequence[Mapping[str, Any]] = about.get("lineage", ())
-    if not lineage:
-        return (
-            "No weights of others went in: it was trained from scratch."
-            if not about["auxiliaries"]
-            else f"Borrowed from {_listed(about['auxiliaries'])}; licences {_UNKNOWN}."
+    lineage: Sequence[Mapping[str, Any]] | None = about.get("lineage")
+    if lineage is None:
+        names = about["auxiliaries"]
+        return (f"Borrowed from {_listed(names)}; licences {_UNKNOWN} here. " if names else "") + (
+            "What it started from, and the terms of all weights, lie in the report of the study; "
+            "`orchestrator export` puts them here."
         )
+    if not lineage:
+        return "No weights of others went in: it was trained from scratch."
     lines = ["| weights | source | trained on | licence | sha256 |", "|---|---|---|---|---|"]
     for one in lineage:
         digest = f"`{one['sha256'][:16]}`" if one.get("sha256") else ""

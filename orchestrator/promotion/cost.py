@@ -15,7 +15,8 @@ from m2pt.training.recipe import TrainingConfig
 from m2pt.training.tasks import LEARNING
 
 SAMPLES = 64
-"""At most, in the batch that is timed."""
+"""At most, in the batch that is timed, which is no larger than a batch in training either: that one
+the device has room for."""
 
 
 def cost_of(
@@ -35,7 +36,7 @@ def cost_of(
     plain = build_model(config.model, dataset.info, seed=config.seed)
     plain.to(device, dtype_of(config.numerics))
     samples = dataset.validation
-    few = torch.arange(min(SAMPLES, len(samples)))
+    few = torch.arange(min(SAMPLES, config.recipe.batch_size, len(samples)))
     with closing(samples.stream([few])) as read:
         inputs, labels = next(read)
     given = LEARNING[samples.info.task].given(labels)

@@ -20,7 +20,7 @@ from m2pt.models.build import build_model
 from m2pt.models.plain import timm_model
 from m2pt.pathway.reparam import fuse_pathway, has_pathway, scales
 from m2pt.pathway.weight import Joined, joined
-from m2pt.rivals.join import merge_rival
+from m2pt.rivals.join import added_names, merge_rival
 from m2pt.training.bounds import figures
 from m2pt.training.evaluate import logits
 from m2pt.training.loop import Training
@@ -152,8 +152,9 @@ class _Comparison:
         return _agreement(outputs(self.trained, samples), outputs(self.plain, samples), samples)
 
     def in_each(self, samples: _First) -> Iterator[AtDtype]:
-        """In each type of `gate.DTYPE_TOLERANCES`, with both models' weights brought to it."""
-        for name, tolerance in gate.DTYPE_TOLERANCES.items():
+        """In each type that the gate knows, with both models' weights brought to it."""
+        apart = bool(added_names(self.trained))
+        for name, tolerance in (gate.APART_TOLERANCES if apart else gate.DTYPE_TOLERANCES).items():
             numerics = _DTYPES[name]
             own = torch.float64 if name == "float64" else torch.float32
             found = [

@@ -18,7 +18,7 @@ from m2pt.weights.files import blocks_to_bytes
 from m2pt.weights.whole import whole_to_bytes
 from orchestrator.config.io import from_dict
 from orchestrator.promotion.cost import cost_of
-from orchestrator.promotion.export import Identity, Trained, export_model, write
+from orchestrator.promotion.export import Identity, PromotionError, Trained, export_model, write
 from orchestrator.promotion.stored import dataset_of, final_state, inputs_from, with_record
 from orchestrator.ray_backend.pretraining import PretrainSession
 from orchestrator.ray_backend.reporting import GangSession, StoppedHere
@@ -105,7 +105,8 @@ def settle(gang: Gang, turn: Json, call: Json) -> Json:
     """Read the test split once with a trial's final state; if asked, measure what it costs in use,
     and fuse, prove and export.
 
-    Rank 0 does it by itself: the figures then do not depend on how many workers there are.
+    Rank 0 does it by itself: the figures then do not depend on how many workers there are. They
+    stand, whatever the gate says of the export: `refused` tells it.
     """
     del call
     if gang.world.rank != 0:
@@ -129,7 +130,12 @@ def settle(gang: Gang, turn: Json, call: Json) -> Json:
         dataset = dataset_of(config.data)
         metrics |= cost_of(training.model, config, dataset, device=world.device)
     outcome: Json = {"kind": "finished", "metrics": metrics}
-    return outcome | _export(assignment, trained, metrics) if assignment["export"] else outcome
+    if not assignment["export"]:
+        return outcome
+    try:
+        return outcome | _export(assignment, trained, metrics)
+    except PromotionError as error:
+        return outcome | {"refused": str(error)}
 
 
 KINDS: dict[str, Callable[[Gang, Json, Json], Json]] = {

@@ -215,6 +215,8 @@ class Agenda:
         for path in self._space.order:
             if self._space.active(path, values):
                 values[path] = set_here[path] if path in set_here else get(data, path)
+        if any(path not in values and get(data, path) != it for path, it in set_here.items()):
+            return None  # what makes it the baseline is no part of the space
         return values if self._space.order and self._space.contains(values) else None
 
     def _is_just_the_baseline(self, cell: Values) -> bool:

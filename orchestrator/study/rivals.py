@@ -25,6 +25,8 @@ def rivals_of(
     They have the arm's auxiliaries, coverage, mapping and recipe. What a rival cannot have, no arm
     of such a study has: see `config.rivals`.
     """
+    if not experiment.search.rivals:
+        return
     try:
         own = resolve(experiment, trial.values, trial.seed)
     except RequestError:  # of an experiment that is no longer what it was

@@ -114,13 +114,18 @@ class Registry:
         whole = [one for one in found if one.status == "READY"]
         return _version(min(whole, key=lambda one: int(one.version))) if whole else None
 
-    def register(self, name: str, candidate: Candidate, run_id: str) -> Version:
-        """A new version, complete once this has returned. Raises whatever `check` raises."""
+    def register(self, name: str, candidate: Candidate, run_id: str) -> tuple[Version, bool]:
+        """The version that holds the candidate, complete once this has returned, and whether it is
+        a new one: somebody else may have made one meanwhile. Raises whatever `check` raises."""
         environment.prepare_mlflow(timeout_seconds=_UPLOAD_SECONDS)
         with tempfile.TemporaryDirectory() as temporary, _told(self._uri):
             folder = Path(temporary) / "model"
             self._save(candidate, folder)
-            return self._send(name, candidate, folder, run_id)
+            # What sends files raises what it likes: boto3's errors are of no common kind.
+            with _told(self._uri, Exception):
+                made = self._send(name, candidate, folder, run_id)
+        kept = self._without_twin(made, candidate.tags)
+        return kept, kept == made
 
     def point(self, name: str, alias: str, version: str) -> str | None:
         """Let `alias` mean `version`; what it meant before, or None."""
@@ -191,6 +196,14 @@ class Registry:
         )
         return _version(made)
 
+    def _without_twin(self, made: Version, tags: Mapping[str, str]) -> Version:
+        """Of two versions that were made at the same time the first stays, whoever made it."""
+        first = self.find(made.name, tags) or made
+        if first != made:
+            with _told(self._uri):
+                self._client.delete_model_version(made.name, made.version)
+        return first
+
     def _make_model(self, name: str) -> None:
         from mlflow.exceptions import MlflowException
 
@@ -244,8 +257,9 @@ def _version(found: Any) -> Version:
 
 
 @contextmanager
-def _told(uri: str) -> Iterator[None]:
-    """What MLflow, or the way to it, raises becomes one message without a secret."""
+def _told(uri: str, *further: type[Exception]) -> Iterator[None]:
+    """What MLflow, or the way to it, raises becomes one message without a secret; `further`
+    too."""
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
 
@@ -253,7 +267,7 @@ def _told(uri: str) -> Iterator[None]:
         yield
     except OrchestratorError:
         raise
-    except (MlflowException, RequestException, OSError) as error:
+    except (MlflowException, RequestException, OSError, *further) as error:
         said = " ".join(str(error).replace(uri, without_secret(uri)).split())
         raise TrackingError(
             f"MLflow at {without_secret(uri)}: {environment.redacted(said)[:500]}; the same "

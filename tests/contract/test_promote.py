@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,23 @@ import torch
 from m2pt.data.config import DataConfig
 from m2pt.data.load import load
 from m2pt.pathway.reparam import fuse_pathway
+from m2pt.training.world import World
 from orchestrator.cli import main
+from orchestrator.conduct.assign import Assigner
+from orchestrator.conduct.ownership import stored_experiment
 from orchestrator.errors import TrackingError
+from orchestrator.promotion import export as export_module
 from orchestrator.promotion import measure
+from orchestrator.promotion.gate import PromotionError
 from orchestrator.promotion.load_model import load_model
+from orchestrator.ray_backend import work
+from orchestrator.storage.uri import Store
+from orchestrator.study.agenda import Agenda
+from orchestrator.study.identity import Digests
 from orchestrator.tracking.reconcile import STUDY_STAGE, study_id
 from orchestrator.tracking.record import StudyRecord
-from orchestrator.tracking.registry import Registry
+from orchestrator.tracking.registry import Registry, Version
+from orchestrator.tracking.segments import JournalReader
 from tests.contract.mlflow_setup import Target
 from tests.stored_study import NAME, stored_study
 
@@ -243,6 +254,65 @@ def test_what_cannot_be_is_refused_before_the_gate(
     said = say(capsys, "promote", NAME, "--storage", str(stored.folder), *words)
     assert said["code"] == code
     assert says in said["error"]
+
+
+def test_of_two_promotions_at_once_the_first_stays(stored: Stored) -> None:
+    registry, client = Registry.open(stored.uri), stored.client
+    tags = {"trial_id": "twin", "sha256": "0" * 64}
+    client.create_registered_model("twins")
+    first, second = (
+        Version(
+            "twins", str(client.create_model_version("twins", f"file:///{n}", tags=tags).version)
+        )
+        for n in range(2)
+    )
+    assert registry._without_twin(second, tags) == first
+    assert registry._without_twin(first, tags) == first
+    assert [str(v.version) for v in client.search_model_versions("name = 'twins'")] == ["1"]
+
+
+def test_whatever_an_upload_raises_is_told_in_a_sentence(
+    stored: Stored, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoCredentials(Exception):
+        """As boto3's: of no kind that MLflow knows."""
+
+    def fail(self: Any, *args: Any, **more: Any) -> None:
+        raise NoCredentials("unable to locate credentials")
+
+    monkeypatch.setattr("mlflow.MlflowClient.log_model_artifacts", fail)
+    words = ("promote", NAME, "--storage", str(stored.folder), "--name", "unsent")
+    said = say(capsys, *words)
+    assert said["code"] == 4
+    assert "unable to locate credentials; the same command goes on" in said["error"]
+    assert stored.client.search_registered_models("name = 'unsent'") == []
+
+
+def test_an_export_that_is_refused_at_a_studys_end_takes_no_figure_with_it(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(trial: str, proof: object) -> None:
+        raise PromotionError(f"trial {trial}: no")
+
+    store, record = Store.open(str(stored.folder)), stored.record
+    blob = record.auxiliaries["audio"].sha256
+    experiment = stored_experiment(store, NAME)
+    digests = Digests(load(experiment.data).info.digest, None, {"audio": blob})
+    trial = stored.trial("audio")
+    plan = Agenda(experiment, digests).plan_of(record, trial)
+    accepted = JournalReader(store, NAME).view().accepted
+    assignment = Assigner(NAME, str(stored.folder), accepted, digests).settle(plan, export=True)
+    gang: Any = SimpleNamespace(world=World())
+    gang.alone = lambda: gang
+    done = work.settle(gang, {"assignment": assignment}, {})
+    assert done["proof"]["probe"]["samples"] > 0
+    monkeypatch.setattr(export_module, "check", refuse)
+    refused = work.settle(gang, {"assignment": assignment}, {})
+    assert refused == {
+        "kind": "finished",
+        "metrics": done["metrics"],
+        "refused": f"trial {trial}: no",
+    }
 
 
 def test_an_mlflow_that_never_saw_the_study(stored: Stored) -> None:

@@ -239,6 +239,21 @@ def test_the_baseline_is_an_observation_of_the_search() -> None:
 
 
 @pytest.mark.parametrize(
+    "overrides",
+    [
+        ["search.space={pathway.scale.init: {choice: [0.0, 0.1]}}"],
+        ["pathway.auxiliary=null", "rival.kind=lora", "search.space={rival.rank: {choice: [3, 4]}}",
+         "rival.rank=3"],
+    ],
+)  # fmt: skip
+def test_a_space_whose_every_point_borrows_does_not_have_the_baseline(overrides: list[str]) -> None:
+    study = experiment(*overrides, "search.seeds=1")
+    assert not Agenda(study, DIGESTS).covers_baseline
+    (planned,) = (line.trials for line in make_plan(study).stages if line.stage == "search")
+    assert planned == stages(start_all(Agenda(study, DIGESTS), Record())).count("search") == 2
+
+
+@pytest.mark.parametrize(
     ("kind", "grace", "factor", "epochs", "expected"),
     [
         ("asha", 1, 3, 6, (1, 3)),

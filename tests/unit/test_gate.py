@@ -181,6 +181,30 @@ def test_the_card_tells_evidence_and_licences() -> None:
     assert "license: other\nlicense_name: see-below\n" in several
 
 
+def test_the_card_of_a_rival_claims_no_pathway() -> None:
+    plain = ABOUT | {"auxiliaries": [], "scales": {}}
+    lora = model_card(plain | {"rival": {"kind": "lora", "rank": 3}})
+    assert "trained with LoRA of rank 3, which is merged" in lora
+    assert "baseline, which" not in lora
+    average = model_card(ABOUT | {"scales": {}, "rival": {"kind": "average", "share": 0.5}})
+    assert "weighted mean of its own weights and those of `audio` (0.5 of the mean)" in average
+    assert "(M2PT)" not in average
+    assert "A plain vision transformer, which borrowed no weights" in model_card(plain)
+
+
+def test_the_card_says_from_scratch_only_where_that_is_known() -> None:
+    """A baseline may have started from public weights: what a study exports does not say."""
+    plain = ABOUT | {"auxiliaries": [], "scales": {}}
+    assert "lie in the report of the study" in model_card(plain)
+    assert "from scratch" not in model_card(plain)
+    assert "from scratch" in model_card(plain | {"lineage": []})
+
+
+def test_a_licence_in_words_is_no_identifier() -> None:
+    lineage = [{"name": "audio", "source": "a", "licence": "ours: ask first"}]
+    assert "license: other\nlicense_name: see-below\n" in model_card(ABOUT | {"lineage": lineage})
+
+
 @pytest.mark.parametrize("name", ["", " ", "a/b", "a:b", "it's", "x" * 257])
 def test_names_that_no_registry_takes(name: str) -> None:
     with pytest.raises(RequestError, match="--name"):

@@ -348,6 +348,25 @@ def test_the_report_sets_the_pathway_beside_its_rivals(monkeypatch: pytest.Monke
         assert said in section, said
 
 
+def test_on_validation_nothing_is_claimed_and_only_whole_trainings_are_compared() -> None:
+    events = [event for event in with_rivals() if event["kind"] != "tested"]
+    calm = {e["trial"] for e in events if e["kind"] == "planned" and e["label"] == "calm"}
+    cut = [
+        event
+        for event in events
+        if not (event["kind"] == "epoch" and event["trial"] in calm and event["epoch"] > 3)
+    ]
+    study = made_up.experiment()
+    whole, partial = (findings(fold(found), study) for found in (events, cut))
+    assert {row["label"] for row in rivals_as_json(whole)} > {"calm", "lora"}
+    assert "calm" not in {row["label"] for row in rivals_as_json(partial)}
+    table = rivals_table(whole)
+    assert table is not None
+    said = table["notes"][0]
+    assert said.startswith("On validation the best pathway is ")
+    assert said.endswith("nothing is claimed before the test split is read.")
+
+
 def test_coverage_of_a_rival_has_the_forms_of_a_pathways() -> None:
     rival = Rival("average", coverage=Coverage(blocks="first:2"), mapping=(1, 0))
     assert rival.plainest() == rival
