@@ -10,7 +10,7 @@ quickstart: $(STAMP)
 	$(BIN)/orchestrator quickstart
 
 test: $(STAMP) lint fast
-	$(BIN)/python -m pytest -m slow -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 fast: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"

@@ -1,5 +1,6 @@
 """For all tests: Ray's settings stand before anything imports Ray, as in the command line."""
 
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -11,6 +12,10 @@ from tests.proxy import ProxiedS3, proxied
 from tests.swift import Swift, running, use
 
 environment.prepare_ray(local=True)
+
+# A shell's background command ignores Ctrl-C, and so would all that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says nothing on a machine that does other things as well.
 hypothesis.settings.register_profile("shared machine", deadline=None)

@@ -11,7 +11,7 @@ import pytest
 from orchestrator.ray_backend.session import Cluster, connect
 from tests.faults.bench import gang_of, once
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -154,7 +154,7 @@ def test_a_study_outlives_two_minutes_without_its_store_and_more_without_its_mlf
     tracking.start()
     try:
         places = ("--storage", storage, "--tracking", tracking.uri)
-        longer = ("--set", "training.epochs=40", "--set", "training.batch_size=8")
+        longer = ("--set", "training.epochs=24", "--set", "training.batch_size=8")
         driver = start(tmp_path, "search", "tiny.yaml", *places, *longer, "--json")
         epochs = _epochs(storage)
         wait_until(driver, lambda: epochs() > 2)
@@ -165,14 +165,14 @@ def test_a_study_outlives_two_minutes_without_its_store_and_more_without_its_mlf
         time.sleep(120)
         assert driver.poll() is None
         server.start()
-        wait_until(driver, lambda: epochs() == 40)
+        wait_until(driver, lambda: epochs() == 24)
         back = time.time()
         tracking.start()
         done = finish(driver)
         assert done["exit_code"] == 0
         happened = read_events(Store.open(storage), "tiny")
         assert set(check_each_trial_ended_once(happened).values()) == {"finished"}
-        assert len(select(happened, "epoch")) == 40
+        assert len(select(happened, "epoch")) == 24
         assert not select(happened, "attempt_failed", "gang_lost", "trial_restarted")
         assert len(select(happened, "takeover")) == 1
         assert happened[-1]["kind"] == "published"
