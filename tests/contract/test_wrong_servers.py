@@ -129,7 +129,7 @@ def page() -> Iterator[str]:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
-    server.status, server.text = 404, b"<html>not here</html>"  # type: ignore[attr-defined]
+    server.status, server.text = 404, b"<html>not here</html>"  # type: ignore[attr-defined]  # of ours, on it
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()

@@ -31,7 +31,7 @@ def samples(modality: Modality, count: int = 6) -> Tensor:
 def view(
     modality: Modality, batch: Tensor, indices: list[int], epoch: int = 0, **choice: object
 ) -> Tensor:
-    config = DataConfig("digits", **{"augment": "standard", **choice})  # type: ignore[arg-type]
+    config = DataConfig("digits", **{"augment": "standard", **choice})  # type: ignore[arg-type]  # any key
     statistics = PLAIN
     if modality in ("image", "video"):
         statistics = Normalisation(PLAIN.mean * 3, PLAIN.std * 3)
