@@ -19,7 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from m2pt.data.config import DataInfo
 from m2pt.data.order import permutation
-from m2pt.data.samples import Batch, Dataset, Samples
+from m2pt.data.samples import Batch, Dataset, First, Samples
 from m2pt.models.build import build_model
 from m2pt.models.config import ModelConfig
 from m2pt.pretrain.config import PretrainConfig
@@ -243,29 +243,16 @@ class _TrainingLoop:
         return report, sum(size for place, size in kept.items() if place not in own)
 
 
-class _First:
-    """The first samples of a split, as samples: no others are read."""
+class _First(First):
+    """As samples to train on."""
+
+    _samples: Samples
 
     def __init__(self, samples: Samples, count: int) -> None:
-        self._samples = samples
-        self._count = min(count, len(samples))
-
-    @property
-    def info(self) -> DataInfo:
-        return self._samples.info
-
-    @property
-    def labels(self) -> Tensor:
-        return self._samples.labels[: self._count]
-
-    def __len__(self) -> int:
-        return self._count
+        super().__init__(samples, count)
 
     def order(self, seed: int) -> Tensor:
-        return permutation(self._count, seed)
-
-    def stream(self, pieces: Sequence[Tensor], **how: Any) -> Generator[Batch, None, None]:
-        return self._samples.stream(pieces, **how)
+        return permutation(len(self), seed)
 
     def batch(self, indices: Sequence[int] | Tensor, **how: Any) -> Batch:
         return self._samples.batch(indices, **how)

@@ -35,6 +35,24 @@ def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a head of Ray that studies join: to start one takes longer than to train.
+
+    It has no dashboard, and nobody watches it from outside.
+    """
+    from ray.cluster_utils import Cluster
+
+    folder = tmp_path_factory.mktemp("head")
+    bare = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
+            patch.setenv(name, str(folder / name))
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **bare})
+    yield cluster.address
+    cluster.shutdown()
+
+
 @pytest.fixture
 def s3(swift: Swift, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URI of a prefix in a fresh bucket; this process's AWS variables lead there."""

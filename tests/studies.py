@@ -11,6 +11,7 @@ from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from warnings import catch_warnings, simplefilter
 
 import psutil  # type: ignore[import-untyped]  # it ships no types
 
@@ -69,10 +70,12 @@ def orchestrator(folder: Path, *arguments: str, check: bool = True) -> Any:
 
 
 def verb(folder: Path, *arguments: str, check: bool = True) -> Any:
-    """As `orchestrator`, in this process, for what starts no Ray: to import takes it seconds."""
+    """As `orchestrator`, in this process, which has imported everything: that takes ten seconds of
+    a core."""
     out, err = io.StringIO(), io.StringIO()
     own = mock.patch.dict(os.environ, environment(folder))
-    with own, chdir(folder), redirect_stdout(out), redirect_stderr(err):
+    with own, chdir(folder), redirect_stdout(out), redirect_stderr(err), catch_warnings():
+        simplefilter("ignore")  # of libraries about each other
         code = cli.main([*arguments, "--json"])
     if check and code:
         raise AssertionError(f"exit code {code}\n{out.getvalue()}\n{err.getvalue()}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -64,6 +64,28 @@ class Samples(Readable, Protocol):
 
     def order(self, seed: int) -> Tensor:
         """All samples once, shuffled, (N,) int64: a function of `seed` and the data alone."""
+
+
+class First:
+    """The first samples of a split, or all where there are fewer: no others are read."""
+
+    def __init__(self, samples: Readable, count: int) -> None:
+        self._samples = samples
+        self._count = min(count, len(samples))
+
+    @property
+    def info(self) -> DataInfo:
+        return self._samples.info
+
+    @property
+    def labels(self) -> Tensor:
+        return self._samples.labels[: self._count]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def stream(self, pieces: Sequence[Tensor], **view: Any) -> Generator[Batch, None, None]:
+        return self._samples.stream(pieces, **view)
 
 
 @dataclass(frozen=True)

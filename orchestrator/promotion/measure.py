@@ -5,17 +5,15 @@ model that never saw a pathway. What the figures must be, `gate` says.
 """
 
 import copy
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from m2pt.data.config import DataInfo
-from m2pt.data.samples import Batch, Dataset, Readable
+from m2pt.data.samples import Dataset, First, Readable
 from m2pt.models.build import build_model
 from m2pt.models.plain import timm_model
 from m2pt.pathway.reparam import fuse_pathway, has_pathway, scales
@@ -104,37 +102,15 @@ def measure(
         parameters_trained=_count(model),
         parameters_exported=counted,
         parameters_plain=_count(plain),
-        probe=compare.on(_First(dataset.validation, PROBE_SAMPLES)),
-        test=compare.on(_First(dataset.test, len(dataset.test))) if on_test else None,
+        probe=compare.on(First(dataset.validation, PROBE_SAMPLES)),
+        test=compare.on(First(dataset.test, len(dataset.test))) if on_test else None,
         weights=_furthest(model, state),
         changed_by_zero=_changed_by_zero(model),
-        dtypes=tuple(compare.in_each(_First(dataset.validation, DTYPE_SAMPLES))),
+        dtypes=tuple(compare.in_each(First(dataset.validation, DTYPE_SAMPLES))),
         figures=_figures(trained, plain, dataset, device),
         plain_timm=_as_timm(trained.config, dataset, plain, load(weights)),
     )
     return Merge(weights, plain.cpu().eval(), proof, _scales(model))
-
-
-class _First:
-    """The first samples of a split, as samples."""
-
-    def __init__(self, samples: Readable, count: int) -> None:
-        self._samples = samples
-        self._count = min(count, len(samples))
-
-    @property
-    def info(self) -> DataInfo:
-        return self._samples.info
-
-    @property
-    def labels(self) -> Tensor:
-        return self._samples.labels[: self._count]
-
-    def __len__(self) -> int:
-        return self._count
-
-    def stream(self, pieces: Sequence[Tensor], **view: Any) -> Generator[Batch, None, None]:
-        return self._samples.stream(pieces, **view)
 
 
 @dataclass(frozen=True)
@@ -146,12 +122,12 @@ class _Comparison:
     numerics: Numerics
     device: str
 
-    def on(self, samples: _First) -> Agreement:
+    def on(self, samples: First) -> Agreement:
         """In the weights' own type: under autocast rounding would hide errors."""
         outputs = partial(_outputs, numerics=self.numerics, device=self.device)
         return _agreement(outputs(self.trained, samples), outputs(self.plain, samples), samples)
 
-    def in_each(self, samples: _First) -> Iterator[AtDtype]:
+    def in_each(self, samples: First) -> Iterator[AtDtype]:
         """In each type that the gate knows, with both models' weights brought to it."""
         apart = bool(added_names(self.trained))
         for name, tolerance in (gate.APART_TOLERANCES if apart else gate.DTYPE_TOLERANCES).items():

@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with connect(None) as found:
+def cluster(ray_head: str) -> Iterator[Cluster]:
+    with connect(ray_head) as found:
         yield found
 
 

@@ -15,7 +15,7 @@ from orchestrator.config.io import parse_experiment
 from orchestrator.storage import layout
 from orchestrator.storage.uri import Store
 from orchestrator.tracking.record import fold
-from tests.studies import events, kill_all, orchestrator, select, start, verb, wait_until
+from tests.studies import events, kill_all, select, start, verb, wait_until
 from tests.tracked import check_mlflow
 
 pytestmark = [
@@ -44,7 +44,7 @@ NAME = "making-pretrain"
 
 
 def test_a_pretraining_goes_on_after_a_worker_and_after_everything_was_killed(
-    tmp_path: Path,
+    tmp_path: Path, ray_head: str
 ) -> None:
     (tmp_path / "making.yaml").write_text(TEXT)
     command = ("pretrain", "making.yaml", "--storage", "studies")
@@ -62,7 +62,7 @@ def test_a_pretraining_goes_on_after_a_worker_and_after_everything_was_killed(
     wait_until(driver, lambda: 12 <= epochs_done(1) < EPOCHS)
     kill_all(driver)
 
-    done = orchestrator(tmp_path, *command)
+    done = verb(tmp_path, *command, "--address", ray_head)
     happened = events(storage, NAME)
     check_nothing_was_done_twice(happened)
     check_weights(done["weights"], storage)

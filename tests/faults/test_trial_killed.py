@@ -33,10 +33,13 @@ PLAN = ("search.trials=2", "search.confirm=0", "resources.concurrent_trials=1")
 LONG = ("training.epochs=30", "training.batch_size=8")
 
 
-def test_kills_of_trials_and_of_a_worker_cost_no_trial_and_no_epoch(tmp_path: Path) -> None:
+def test_kills_of_trials_and_of_a_worker_cost_no_trial_and_no_epoch(
+    tmp_path: Path, ray_head: str
+) -> None:
     (tmp_path / "small.yaml").write_text(SEARCH)
     sets = [word for override in (*PLAN, *LONG) for word in ("--set", override)]
-    driver = start(tmp_path, "search", "small.yaml", "--storage", "studies", *sets, "--json")
+    where = ("--storage", "studies", "--address", ray_head, "--json")
+    driver = start(tmp_path, "search", "small.yaml", *where, *sets)
 
     def epochs_of(number: int) -> int:
         """How many epochs the trial that was begun as `number`-th has."""
@@ -45,7 +48,7 @@ def test_kills_of_trials_and_of_a_worker_cost_no_trial_and_no_epoch(tmp_path: Pa
         return len(select(happened, "epoch", trial=begun[number])) if number < len(begun) else 0
 
     wait_until(driver, lambda: epochs_of(0) > 2)
-    killed = processes(driver.pid, TRIAL)
+    killed = processes(TRIAL)
     assert killed
     for one in killed:
         one.kill()
@@ -63,12 +66,14 @@ def test_kills_of_trials_and_of_a_worker_cost_no_trial_and_no_epoch(tmp_path: Pa
     check_mlflow(f"sqlite:///{tmp_path / 'studies' / 'mlflow.db'}", "small", fold(happened))
 
 
-def test_a_lost_mailbox_ends_the_study_and_is_held_against_no_trial(tmp_path: Path) -> None:
+def test_a_lost_mailbox_ends_the_study_and_is_held_against_no_trial(
+    tmp_path: Path, ray_head: str
+) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
-    longer = ("--set", "training.epochs=5000", "--storage", "studies")
-    driver = start(tmp_path, "search", "tiny.yaml", *longer, "--json")
+    where = ("--storage", "studies", "--address", ray_head, "--json")
+    driver = start(tmp_path, "search", "tiny.yaml", *where, "--set", "training.epochs=5000")
     wait_until(driver, lambda: len(select(events(tmp_path / "studies", "tiny"), "epoch")) > 2)
-    (mailbox,) = processes(driver.pid, MAILBOX)
+    (mailbox,) = processes(MAILBOX)
     mailbox.kill()
     ended = finish(driver, check=False)
     assert ended["exit_code"] == 5
@@ -78,9 +83,9 @@ def test_a_lost_mailbox_ends_the_study_and_is_held_against_no_trial(tmp_path: Pa
     assert {trial.status for trial in record.trials.values()} <= {"planned", "running"}
 
 
-def processes(driver: int, title: str) -> list[psutil.Process]:
-    """Those of a driver that have this title."""
-    family = psutil.Process(driver).children(recursive=True)
+def processes(title: str) -> list[psutil.Process]:
+    """Those of the head that have this title."""
+    family = psutil.Process().children(recursive=True)
     return [one for one in family if title in " ".join(one.cmdline())]
 
 

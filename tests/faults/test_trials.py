@@ -16,8 +16,8 @@ CONTROLLER = "TrainController"
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with connect(None) as found:
+def cluster(ray_head: str) -> Iterator[Cluster]:
+    with connect(ray_head) as found:
         yield found
 
 

@@ -12,7 +12,6 @@ from tests.studies import (
     check_each_trial_ended_once,
     check_no_epoch_was_trained_again,
     events,
-    orchestrator,
     select,
     verb,
 )
@@ -40,16 +39,16 @@ search:
 """
 
 
-def test_a_study_goes_on_from_cap_to_cap(tmp_path: Path) -> None:
+def test_a_study_goes_on_from_cap_to_cap(tmp_path: Path, ray_head: str) -> None:
     (tmp_path / "small.yaml").write_text(SMALL)
     storage = tmp_path / "studies"
     place = ("--storage", "studies")
 
-    def run(*words: str, by: Any = orchestrator) -> tuple[Any, list[dict[str, Any]]]:
-        return by(tmp_path, *words, *place, check=False), events(storage, "capped")
+    def run(*words: str) -> tuple[Any, list[dict[str, Any]]]:
+        return verb(tmp_path, *words, *place, check=False), events(storage, "capped")
 
     # wall clock: reached while gangs are being opened
-    search = ("search", "small.yaml", "--set")
+    search = ("search", "small.yaml", "--address", ray_head, "--set")
     ended, happened = run(*search, "budget.wall_clock_hours=1e-3")
     assert ended["exit_code"] == 7
     assert happened[-1]["kind"] == "study_stopped"
@@ -60,7 +59,7 @@ def test_a_study_goes_on_from_cap_to_cap(tmp_path: Path) -> None:
 
     # the same command again says so at once
     began = time.monotonic()
-    again, unchanged = run(*search, "budget.wall_clock_hours=1e-3", by=verb)
+    again, unchanged = run(*search, "budget.wall_clock_hours=1e-3")
     assert (again["exit_code"], unchanged) == (7, happened)
     assert time.monotonic() - began < 60  # 2 s on a quiet machine: Ray was not started
 
@@ -73,13 +72,13 @@ def test_a_study_goes_on_from_cap_to_cap(tmp_path: Path) -> None:
     assert any(trial.checkpoints for trial in record.trials.values())
     assert not any(trial.over for trial in record.trials.values())
     assert statuses(storage) == {"": "KILLED"} | dict.fromkeys(begun(record), "KILLED")
-    status, _ = run("status", "capped", by=verb)
+    status, _ = run("status", "capped")
     assert status["budget"]["training_hours"]["spent"] >= 1e-5
     assert status["budget"]["training_hours"]["cap"] == 1e-5
     assert status["budget"]["wall_clock_hours"]["cap"] is None
 
     # trials: what was started runs out, and the last place is the second baseline's
-    ended, happened = run("resume", "capped", "--set", "budget={trials: 3}")
+    ended, happened = run("resume", "capped", "--address", ray_head, "--set", "budget={trials: 3}")
     assert ended["exit_code"] == 7
     record = fold(happened)
     ended_as = [(trial.stage, trial.status) for trial in record.trials.values()]
@@ -88,7 +87,7 @@ def test_a_study_goes_on_from_cap_to_cap(tmp_path: Path) -> None:
     assert statuses(storage) == {"": "KILLED"} | dict.fromkeys(begun(record), "FINISHED")
 
     # what the study is cannot be changed
-    refused, unchanged = run("resume", "capped", "--set", "training.epochs=21", by=verb)
+    refused, unchanged = run("resume", "capped", "--set", "training.epochs=21")
     assert (refused["exit_code"], unchanged) == (2, happened)
     assert "training.epochs: 20 there, 21 here" in refused["error"]
 

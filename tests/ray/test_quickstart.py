@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.studies import check_each_trial_ended_once, events, orchestrator, start
+from tests.studies import check_each_trial_ended_once, events, start, verb
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -41,7 +41,7 @@ def test_quickstart(tmp_path: Path) -> None:
         assert noise not in err, err
 
     began = time.monotonic()
-    again = orchestrator(tmp_path, "quickstart")
+    again = verb(tmp_path, "quickstart")
     assert again["already_done"]
     assert time.monotonic() - began < 60  # seconds; the bound is for a busy machine
     assert events(tmp_path / "m2pt-studies", "quickstart") == happened

@@ -3,7 +3,6 @@
 What is held out stays held out, for each of the four target modalities.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 
 from m2pt.data.load import load
 from orchestrator.config.io import load_experiment
-from tests.studies import check_each_trial_ended_once, events, orchestrator, select
+from tests.studies import check_each_trial_ended_once, events, select, verb
 
 SHARED = Path(__file__).parents[3] / "shared"
 STUDIES = {"signdigits": "audio", "esc10": "image", "ldraw": "image", "sprites": "point"}
@@ -48,21 +47,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "work"
 
 
-@pytest.fixture
-def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Of a Ray head that all four studies join: to start one takes longer than to train."""
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "work" / "state"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "work" / "cache"))
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
-    )
-    yield cluster.address
-    cluster.shutdown()
-
-
-def test_each_modality_is_a_target(folder: Path, address: str) -> None:
+def test_each_modality_is_a_target(folder: Path, ray_head: str) -> None:
     for name, auxiliary in STUDIES.items():
         pretraining = f"auxiliaries.{auxiliary}.pretrain"
         changes = {
@@ -72,7 +57,7 @@ def test_each_modality_is_a_target(folder: Path, address: str) -> None:
             "search.space.pathway.auxiliary.grid": f"[{auxiliary}]",
         }
         overrides = [f"--set={path}={value}" for path, value in changes.items()]
-        printed = orchestrator(folder, "search", name, "--address", address, *overrides)
+        printed = verb(folder, "search", name, "--address", ray_head, *overrides)
         assert printed["exit_code"] == 0
         check_test_rows_took_no_part(events(folder / "store", name))
 

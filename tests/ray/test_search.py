@@ -22,7 +22,6 @@ from tests.studies import (
     check_no_epoch_was_trained_again,
     events,
     finish,
-    orchestrator,
     select,
     start,
     verb,
@@ -63,10 +62,11 @@ class Searched:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+def searched(tmp_path_factory: pytest.TempPathFactory, ray_head: str) -> Searched:
     folder = tmp_path_factory.mktemp("search")
     (folder / "small.yaml").write_text(SEARCH)
-    return Searched(folder, orchestrator(folder, "search", "small.yaml", "--storage", "studies"))
+    search = ("search", "small.yaml", "--storage", "studies", "--address", ray_head)
+    return Searched(folder, verb(folder, *search))
 
 
 def test_each_trial_ends_once_and_the_printed_figures_are_the_journals(searched: Searched) -> None:
@@ -149,13 +149,14 @@ def test_another_experiment_of_the_same_name_is_refused(searched: Searched) -> N
     assert searched.events == before
 
 
-def test_a_study_is_watched_stopped_and_resumed(searched: Searched) -> None:
+def test_a_study_is_watched_stopped_and_resumed(searched: Searched, ray_head: str) -> None:
     """`train`: a study of one trial, on the auxiliary that the search has made."""
     folder, name, storage = searched.folder, "small-train", ("--storage", "studies")
     longer = ("--set", "training.epochs=30", "--set", "pathway.auxiliary=audio")
     slower = ("--set", "training.batch_size=8", "--set", "data.limit=null")
     rarer = ("--set", "checkpoints.every_epochs=50")
-    driver = start(folder, "train", "small.yaml", *storage, *longer, *slower, *rarer, "--json")
+    joined = ("--address", ray_head, "--json")
+    driver = start(folder, "train", "small.yaml", *storage, *longer, *slower, *rarer, *joined)
     wait_until(driver, lambda: len(select(events(searched.storage, name), "epoch")) > 2)
 
     status, report, refused = (
@@ -188,7 +189,7 @@ def test_a_study_is_watched_stopped_and_resumed(searched: Searched) -> None:
     assert {run.info.status for run in runs.values()} == {"KILLED"}
     assert runs.keys() == {"", trial.trial}
 
-    resumed = orchestrator(folder, "resume", name, *storage)
+    resumed = verb(folder, "resume", name, *storage, "--address", ray_head)
     assert (resumed["exit_code"], resumed["status"]) == (0, "finished")
     happened = events(searched.storage, name)
     assert happened[: len(stopped)] == stopped
