@@ -1,6 +1,7 @@
 """One study under one cap after another: each drains it, and a larger one goes on."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from orchestrator.tracking.record import StudyRecord, fold
 from tests.contract.mlflow_setup import Target
+from tests.ray.kept import Verb, kept_gang
 from tests.studies import (
     check_each_trial_ended_once,
     check_no_epoch_was_trained_again,
@@ -41,63 +43,85 @@ search:
 
 def test_a_study_goes_on_from_cap_to_cap(tmp_path: Path, ray_head: str) -> None:
     (tmp_path / "small.yaml").write_text(SMALL)
-    storage = tmp_path / "studies"
-    place = ("--storage", "studies")
+    one = Capped(tmp_path)
+    one.run_out_of_time_while_gangs_are_opened(ray_head)
+    with kept_gang(ray_head) as study:
+        one.run_out_of_training_in_the_first_trial(study)
+        one.run_out_of_trials(study)
+        one.finish_without_caps(study)
 
-    def run(*words: str) -> tuple[Any, list[dict[str, Any]]]:
-        return verb(tmp_path, *words, *place, check=False), events(storage, "capped")
 
-    # wall clock: reached while gangs are being opened
-    search = ("search", "small.yaml", "--address", ray_head, "--set")
-    ended, happened = run(*search, "budget.wall_clock_hours=1e-3")
-    assert ended["exit_code"] == 7
-    assert happened[-1]["kind"] == "study_stopped"
-    assert happened[-1]["why"].startswith("budget.wall_clock_hours is spent: ")
-    assert happened[-1]["budget"]["cap"] == "wall_clock_hours"
-    assert "`orchestrator resume capped --storage" in ended["error"]
-    assert "--set budget.wall_clock_hours=" in ended["error"]
+@dataclass(frozen=True)
+class Capped:
+    """The study, under one cap after another."""
 
-    # the same command again says so at once
-    began = time.monotonic()
-    again, unchanged = run(*search, "budget.wall_clock_hours=1e-3")
-    assert (again["exit_code"], unchanged) == (7, happened)
-    assert time.monotonic() - began < 60  # 2 s on a quiet machine: Ray was not started
+    folder: Path
 
-    # training: reached in the midst of the first trial, which keeps its checkpoint
-    ended, happened = run(*search, "budget.training_hours=1e-5")
-    assert ended["exit_code"] == 7
-    assert happened[-1]["budget"]["cap"] == "training_hours"
-    record = fold(happened)
-    assert record.status == "stopped"
-    assert any(trial.checkpoints for trial in record.trials.values())
-    assert not any(trial.over for trial in record.trials.values())
-    assert statuses(storage) == {"": "KILLED"} | dict.fromkeys(begun(record), "KILLED")
-    status, _ = run("status", "capped")
-    assert status["budget"]["training_hours"]["spent"] >= 1e-5
-    assert status["budget"]["training_hours"]["cap"] == 1e-5
-    assert status["budget"]["wall_clock_hours"]["cap"] is None
+    @property
+    def storage(self) -> Path:
+        return self.folder / "studies"
 
-    # trials: what was started runs out, and the last place is the second baseline's
-    ended, happened = run("resume", "capped", "--address", ray_head, "--set", "budget={trials: 3}")
-    assert ended["exit_code"] == 7
-    record = fold(happened)
-    ended_as = [(trial.stage, trial.status) for trial in record.trials.values()]
-    assert ended_as == [(stage, "finished") for stage in ("baseline", "search", "baseline")]
-    assert happened[-1]["budget"] == {"cap": "trials", "spent": 3, "limit": 3}
-    assert statuses(storage) == {"": "KILLED"} | dict.fromkeys(begun(record), "FINISHED")
+    def run(self, verb: Any, *words: str) -> tuple[Any, list[dict[str, Any]]]:
+        """What a verb printed, and the journal after it."""
+        printed = verb(self.folder, *words, "--storage", "studies", check=False)
+        return printed, events(self.storage, "capped")
 
-    # what the study is cannot be changed
-    refused, unchanged = run("resume", "capped", "--set", "training.epochs=21")
-    assert (refused["exit_code"], unchanged) == (2, happened)
-    assert "training.epochs: 20 there, 21 here" in refused["error"]
+    def run_out_of_time_while_gangs_are_opened(self, address: str) -> None:
+        """The same command again says so at once."""
+        capped = ("search", "small.yaml", "--set", "budget.wall_clock_hours=1e-3")
+        ended, happened = self.run(verb, *capped, "--address", address)
+        assert ended["exit_code"] == 7
+        assert happened[-1]["kind"] == "study_stopped"
+        assert happened[-1]["why"].startswith("budget.wall_clock_hours is spent: ")
+        assert happened[-1]["budget"]["cap"] == "wall_clock_hours"
+        assert "`orchestrator resume capped --storage" in ended["error"]
+        assert "--set budget.wall_clock_hours=" in ended["error"]
+        began = time.monotonic()
+        again, unchanged = self.run(verb, *capped, "--address", address)
+        assert (again["exit_code"], unchanged) == (7, happened)
+        assert time.monotonic() - began < 60  # 2 s on a quiet machine: Ray was not started
 
-    # the same file without a cap finishes it, on other resources
-    done, happened = run(*search, "resources.cpus_per_worker=0.5")
-    assert (done["exit_code"], done["status"]) == (0, "finished")
-    assert list(check_each_trial_ended_once(happened).values()) == ["finished"] * 4
-    assert len(select(happened, "epoch")) == 4 * 20
-    check_no_epoch_was_trained_again(happened)
-    check_mlflow(f"sqlite:///{storage / 'mlflow.db'}", "capped", fold(happened))
+    def run_out_of_training_in_the_first_trial(self, study: Verb) -> None:
+        """It keeps its checkpoint."""
+        ended, happened = self.run(
+            study, "search", "small.yaml", "--set", "budget.training_hours=1e-5"
+        )
+        assert ended["exit_code"] == 7
+        assert happened[-1]["budget"]["cap"] == "training_hours"
+        record = fold(happened)
+        assert record.status == "stopped"
+        assert any(trial.checkpoints for trial in record.trials.values())
+        assert not any(trial.over for trial in record.trials.values())
+        assert statuses(self.storage) == {"": "KILLED"} | dict.fromkeys(begun(record), "KILLED")
+        status, _ = self.run(verb, "status", "capped")
+        assert status["budget"]["training_hours"]["spent"] >= 1e-5
+        assert status["budget"]["training_hours"]["cap"] == 1e-5
+        assert status["budget"]["wall_clock_hours"]["cap"] is None
+
+    def run_out_of_trials(self, study: Verb) -> None:
+        """What was started runs out, and the last place is the second baseline's."""
+        ended, happened = self.run(study, "resume", "capped", "--set", "budget={trials: 3}")
+        assert ended["exit_code"] == 7
+        record = fold(happened)
+        ended_as = [(trial.stage, trial.status) for trial in record.trials.values()]
+        assert ended_as == [(stage, "finished") for stage in ("baseline", "search", "baseline")]
+        assert happened[-1]["budget"] == {"cap": "trials", "spent": 3, "limit": 3}
+        assert statuses(self.storage) == {"": "KILLED"} | dict.fromkeys(begun(record), "FINISHED")
+
+    def finish_without_caps(self, study: Verb) -> None:
+        """On other resources; what the study is cannot be changed."""
+        before = events(self.storage, "capped")
+        refused, unchanged = self.run(verb, "resume", "capped", "--set", "training.epochs=21")
+        assert (refused["exit_code"], unchanged) == (2, before)
+        assert "training.epochs: 20 there, 21 here" in refused["error"]
+        done, happened = self.run(
+            study, "search", "small.yaml", "--set", "resources.cpus_per_worker=0.5"
+        )
+        assert (done["exit_code"], done["status"]) == (0, "finished")
+        assert list(check_each_trial_ended_once(happened).values()) == ["finished"] * 4
+        assert len(select(happened, "epoch")) == 4 * 20
+        check_no_epoch_was_trained_again(happened)
+        check_mlflow(f"sqlite:///{self.storage / 'mlflow.db'}", "capped", fold(happened))
 
 
 def begun(record: StudyRecord) -> list[str]:

@@ -11,8 +11,16 @@ from tests.studies import check_each_trial_ended_once, events, start, verb
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
+SHORTER = [
+    *("--set", "data.limit=400", "--set", "training.epochs=4"),
+    *(word for name in ("audio", "video", "point")
+      for word in ("--set", f"auxiliaries.{name}.pretrain.epochs=1")),
+]  # fmt: skip
+"""Less training of as many trials: what they learn is not looked at here."""
+
+
 def test_quickstart(tmp_path: Path) -> None:
-    process = start(tmp_path, "quickstart")
+    process = start(tmp_path, "quickstart", *SHORTER)
     out, err = process.communicate(timeout=800)
     assert process.returncode == 0, err
     happened = events(tmp_path / "m2pt-studies", "quickstart")
@@ -41,7 +49,7 @@ def test_quickstart(tmp_path: Path) -> None:
         assert noise not in err, err
 
     began = time.monotonic()
-    again = verb(tmp_path, "quickstart")
+    again = verb(tmp_path, "quickstart", *SHORTER)
     assert again["already_done"]
     assert time.monotonic() - began < 60  # seconds; the bound is for a busy machine
     assert events(tmp_path / "m2pt-studies", "quickstart") == happened

@@ -10,7 +10,8 @@ import torch
 
 from m2pt.data.load import load
 from orchestrator.config.io import load_experiment
-from tests.studies import check_each_trial_ended_once, events, select, verb
+from tests.ray.kept import kept_gang
+from tests.studies import check_each_trial_ended_once, events, select
 
 SHARED = Path(__file__).parents[3] / "shared"
 STUDIES = {"signdigits": "audio", "esc10": "image", "ldraw": "image", "sprites": "point"}
@@ -48,18 +49,21 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_each_modality_is_a_target(folder: Path, ray_head: str) -> None:
-    for name, auxiliary in STUDIES.items():
-        pretraining = f"auxiliaries.{auxiliary}.pretrain"
-        changes = {
-            **SHORT,
-            f"{pretraining}.epochs": "1",
-            f"{pretraining}.data.limit": "100",
-            "search.space.pathway.auxiliary.grid": f"[{auxiliary}]",
-        }
-        overrides = [f"--set={path}={value}" for path, value in changes.items()]
-        printed = verb(folder, "search", name, "--address", ray_head, *overrides)
-        assert printed["exit_code"] == 0
-        check_test_rows_took_no_part(events(folder / "store", name))
+    with kept_gang(ray_head) as study:
+        for name, auxiliary in STUDIES.items():
+            assert study(folder, "search", name, *shortened(auxiliary))["exit_code"] == 0
+            check_test_rows_took_no_part(events(folder / "store", name))
+
+
+def shortened(auxiliary: str) -> list[str]:
+    pretraining = f"auxiliaries.{auxiliary}.pretrain"
+    changes = {
+        **SHORT,
+        f"{pretraining}.epochs": "1",
+        f"{pretraining}.data.limit": "100",
+        "search.space.pathway.auxiliary.grid": f"[{auxiliary}]",
+    }
+    return [f"--set={path}={value}" for path, value in changes.items()]
 
 
 def check_test_rows_took_no_part(happened: list[dict[str, object]]) -> None:

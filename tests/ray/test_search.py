@@ -2,11 +2,14 @@
 
 import html
 import json
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from safetensors.torch import load_file
 
@@ -16,6 +19,7 @@ from orchestrator.storage.uri import Store
 from orchestrator.tracking.journal import JournalReader
 from orchestrator.tracking.record import StudyRecord, fold
 from tests.contract.mlflow_setup import Target
+from tests.ray.kept import Verb, kept_gang
 from tests.studies import (
     SEARCH,
     check_each_trial_ended_once,
@@ -35,6 +39,7 @@ pytestmark = [
     # of SQLAlchemy, about MLflow's own tables
     pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
 ]
+EPOCHS = 60  # of the study that is watched: seconds, so that it is not over too soon
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,16 @@ class Searched:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory, ray_head: str) -> Searched:
+def study(ray_head: str) -> Iterator[Verb]:
+    with kept_gang(ray_head) as study:
+        yield study
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory, study: Verb) -> Searched:
     folder = tmp_path_factory.mktemp("search")
     (folder / "small.yaml").write_text(SEARCH)
-    search = ("search", "small.yaml", "--storage", "studies", "--address", ray_head)
-    return Searched(folder, verb(folder, *search))
+    return Searched(folder, study(folder, "search", "small.yaml", "--storage", "studies"))
 
 
 def test_each_trial_ends_once_and_the_printed_figures_are_the_journals(searched: Searched) -> None:
@@ -149,15 +159,20 @@ def test_another_experiment_of_the_same_name_is_refused(searched: Searched) -> N
     assert searched.events == before
 
 
-def test_a_study_is_watched_stopped_and_resumed(searched: Searched, ray_head: str) -> None:
-    """`train`: a study of one trial, on the auxiliary that the search has made."""
+def test_a_study_is_watched_stopped_and_resumed(
+    searched: Searched, study: Verb, ray_head: str
+) -> None:
+    """`train`: a study of one trial, on the auxiliary that the search has made. Its gang stands
+    still while it is looked at."""
     folder, name, storage = searched.folder, "small-train", ("--storage", "studies")
-    longer = ("--set", "training.epochs=30", "--set", "pathway.auxiliary=audio")
-    slower = ("--set", "training.batch_size=8", "--set", "data.limit=null")
-    rarer = ("--set", "checkpoints.every_epochs=50")
+    longer = ("--set", f"training.epochs={EPOCHS}", "--set", "pathway.auxiliary=audio")
+    slower = ("--set", "training.batch_size=16")
+    rarer = ("--set", "checkpoints.every_epochs=100")
     joined = ("--address", ray_head, "--json")
     driver = start(folder, "train", "small.yaml", *storage, *longer, *slower, *rarer, *joined)
     wait_until(driver, lambda: len(select(events(searched.storage, name), "epoch")) > 2)
+    worker = worker_of(events(searched.storage, name))
+    worker.suspend()
 
     status, report, refused = (
         verb(folder, one, name, *storage, check=False) for one in ("status", "report", "resume")
@@ -165,38 +180,51 @@ def test_a_study_is_watched_stopped_and_resumed(searched: Searched, ray_head: st
     assert (status["exit_code"], status["status"]) == (0, "running")
     assert f"pid {driver.pid} " in status["owner"]
     (running,) = status["running"]
-    assert 2 < running["epoch"] < running["epochs"] == 30
+    assert 2 < running["epoch"] < running["epochs"] == EPOCHS
     assert (report["exit_code"], report["status"]) == (0, "running")
     assert len(report["leaderboard"]) == 1
     assert refused["exit_code"] == 2
     assert f"already running: process {driver.pid}" in refused["error"]
 
+    threading.Timer(5, worker.resume).start()  # once the driver has read that it is to stop
     assert not verb(folder, "stop", name, *storage)["running"]
     assert finish(driver, check=False)["exit_code"] == 130
     stopped = events(searched.storage, name)
-    assert stopped[-1]["kind"] == "study_stopped"
-    assert "orchestrator stop" in stopped[-1]["why"]
-    assert verb(folder, "status", name, *storage)["status"] == "stopped"
-    trained = len(select(stopped, "epoch"))
-    assert 2 < trained < 30
-    (trial,) = fold(stopped).trials.values()
-    store = Store.open(str(searched.storage))
-    accepted = JournalReader(store, name).view().accepted
-    drained = TrialCheckpoints(store, name, trial.trial, accepted).latest()
-    assert drained is not None  # written at the next boundary, because it was asked to stop
-    assert trained <= drained.step < 30  # the journal may have missed the last epochs
-    runs = Target(f"sqlite:///{searched.storage / 'mlflow.db'}", name).runs
-    assert {run.info.status for run in runs.values()} == {"KILLED"}
-    assert runs.keys() == {"", trial.trial}
+    check_what_a_stop_leaves(searched.storage, name, stopped)
 
-    resumed = verb(folder, "resume", name, *storage, "--address", ray_head)
+    resumed = study(folder, "resume", name, *storage)
     assert (resumed["exit_code"], resumed["status"]) == (0, "finished")
     happened = events(searched.storage, name)
     assert happened[: len(stopped)] == stopped
     assert list(check_each_trial_ended_once(happened).values()) == ["finished"]
-    assert [e["epoch"] for e in select(happened, "epoch")] == list(range(1, 31))
+    assert [e["epoch"] for e in select(happened, "epoch")] == list(range(1, EPOCHS + 1))
     check_no_epoch_was_trained_again(happened)
     check_mlflow(f"sqlite:///{searched.storage / 'mlflow.db'}", name, fold(happened))
+
+
+def worker_of(happened: list[dict[str, Any]]) -> psutil.Process:
+    """The only one of the only gang."""
+    (gang,) = select(happened, "gang_opened")
+    (worker,) = gang["workers"]
+    return psutil.Process(worker["pid"])
+
+
+def check_what_a_stop_leaves(storage: Path, name: str, stopped: list[dict[str, Any]]) -> None:
+    """The reason, a state at the next boundary although none was due, and MLflow's runs ended."""
+    assert stopped[-1]["kind"] == "study_stopped"
+    assert "orchestrator stop" in stopped[-1]["why"]
+    assert verb(storage.parent, "status", name, "--storage", storage.name)["status"] == "stopped"
+    trained = len(select(stopped, "epoch"))
+    assert 2 < trained < EPOCHS
+    (trial,) = fold(stopped).trials.values()
+    store = Store.open(str(storage))
+    accepted = JournalReader(store, name).view().accepted
+    drained = TrialCheckpoints(store, name, trial.trial, accepted).latest()
+    assert drained is not None
+    assert trained <= drained.step < EPOCHS  # the journal may have missed the last epochs
+    runs = Target(f"sqlite:///{storage / 'mlflow.db'}", name).runs
+    assert {run.info.status for run in runs.values()} == {"KILLED"}
+    assert runs.keys() == {"", trial.trial}
 
 
 def test_states_are_let_go_of_and_what_nobody_needs_is_collected(searched: Searched) -> None:
