@@ -33,7 +33,7 @@ pytestmark = [
     # of SQLAlchemy, about MLflow's own tables
     pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
 ]
-EPOCHS = 12
+EPOCHS = 16
 PLAN = ("search.trials=2", "search.seeds=1", "search.confirm=0", "resources.concurrent_trials=1")
 LONG = (f"training.epochs={EPOCHS}", "training.batch_size=8")
 # no other test makes these weights: where the study goes on, no cache can hold them

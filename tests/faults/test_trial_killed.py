@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.tracking.record import fold
-from tests.faults.beside import Beside, meanwhile, processes
+from tests.faults.beside import Beside, frozen, meanwhile, processes
 from tests.studies import TINY, check_each_trial_ended_once, events, select, verb
 from tests.tracked import check_mlflow
 
@@ -20,7 +20,7 @@ pytestmark = [
 ]
 TRIAL = "ray::ImplicitFunc"  # the title of a process in which Tune runs a function
 MAILBOX = "ray::Mailbox"
-EPOCHS = 12
+EPOCHS = 16
 SPACE = "search.space={training.learning_rate: {loguniform: [0.0001, 0.01]}}"
 PLAN = ("search.sampler=random", "search.trials=2", SPACE)
 LONG = (f"training.epochs={EPOCHS}", "training.batch_size=8")
@@ -34,12 +34,13 @@ def test_kills_of_trials_and_of_a_worker_cost_no_trial_and_no_epoch(
 
     def kill(study: Beside) -> int:
         study.until(lambda: epochs_of(study.events(), 0) > 0)
-        killed = processes(TRIAL)
-        assert killed
-        for one in killed:
-            one.kill()
-        study.until(lambda: epochs_of(study.events(), 1) > 0)
         (gang,) = select(study.events(), "gang_opened")
+        with frozen(gang):  # or the trial might end in the meantime
+            killed = processes(TRIAL)
+            assert killed
+            for one in killed:
+                one.kill()
+        study.until(lambda: epochs_of(study.events(), 1) > 0)
         os.kill(gang["workers"][0]["pid"], signal.SIGKILL)
         return len(killed)
 
