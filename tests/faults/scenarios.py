@@ -132,7 +132,7 @@ SCENARIOS = (
         "faults/test_trials.py::test_a_damaged_checkpoint_is_passed_over_and_named",
     ),
     Scenario(
-        "the storage, for 4 or 45 seconds",
+        "the storage, for a few seconds",
         "trials wait",
         "everything; no attempt is spent",
         "the worker, for `failures.storage_minutes`",
@@ -141,7 +141,7 @@ SCENARIOS = (
     Scenario(
         "the storage, for two minutes, under a whole study",
         "driver and trials wait; events stay on the driver's disk",
-        "everything; no attempt is spent",
+        "everything, to the last bit; no attempt is spent",
         "driver and worker",
         "faults/test_storage_away.py::test_a_study_outlives_two_minutes_without_its_store_and_more_without_its_mlflow",
     ),

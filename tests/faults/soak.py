@@ -8,7 +8,6 @@ wrong is said and ends it with exit code 1. The same seed draws the same faults.
 """
 
 import argparse
-import json
 import random
 import re
 import signal
@@ -17,8 +16,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
@@ -27,13 +27,16 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
+from orchestrator import environment
 from orchestrator.errors import StorageError
+from orchestrator.ray_backend.session import connect
 from orchestrator.storage.uri import Store
 from orchestrator.tracking.journal import read_events
 from orchestrator.tracking.record import fold
+from tests import studies
 from tests.contract.mlflow_setup import Server
+from tests.faults.beside import processes, titled
 from tests.proxy import Answer, Proxy, proxied
-from tests.ray.head import Head, running_head
 from tests.studies import check_each_trial_ended_once, kill_all, select
 from tests.swift import Swift, running, use
 from tests.tracked import check_mlflow
@@ -64,7 +67,9 @@ DRIVER_SECONDS = 900
 class Soak:
     """What runs, and what has been done to it."""
 
-    head: Head
+    folder: Path
+    address: str
+    """Of a head of Ray."""
     server: Swift
     proxy: Proxy
     mlflow: Server
@@ -85,17 +90,18 @@ class Soak:
     def start(self) -> None:
         """Start a driver, or the next one."""
         places = ("--storage", self.storage, "--tracking", self.mlflow.uri)
-        more = ("--set", f"search.trials={self.trials}", "--address", self.head.address)
+        more = ("--set", f"search.trials={self.trials}", "--address", self.address)
         command = [sys.executable, "-m", "orchestrator", "search", "soak.yaml", *places, *more]
-        with (self.head.folder / "drivers.txt").open("ab") as said:
+        with (self.folder / "drivers.txt").open("ab") as said:
             self.driver = Popen(
-                command, cwd=self.head.folder, env=self.head.variables, stdout=said, stderr=said
-            )
+                command, cwd=self.folder, env=studies.environment(self.folder), stdout=said,
+                stderr=said,
+            )  # fmt: skip
         self.drivers += 1
 
     def said(self) -> str:
         """The end of what the drivers said."""
-        return (self.head.folder / "drivers.txt").read_text(errors="replace")[-3000:]
+        return (self.folder / "drivers.txt").read_text(errors="replace")[-3000:]
 
     def faults(self) -> dict[str, Callable[[], object]]:
         """What can be done to it, by name."""
@@ -115,9 +121,7 @@ class Soak:
         }
 
     def _kill(self, title: str) -> None:
-        family = psutil.Process().children(recursive=True)
-        found = [one for one in family if title in _titled(one)]
-        for one in found[:1]:
+        for one in processes(title)[:1]:
             with suppress(psutil.NoSuchProcess):
                 one.kill()
 
@@ -141,14 +145,15 @@ def soak(folder: Path, *, trials: int, seconds: float, every: float, seed: int) 
     (folder / "soak.yaml").write_text(STUDY)
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
+        mlflow = Server(_made(folder / "mlflow"))
+        stack.callback(mlflow.kill)
+        started = stack.enter_context(ThreadPoolExecutor(1)).submit(mlflow.start)
         server = stack.enter_context(running(_made(folder / "swift")))
         proxy = stack.enter_context(proxied(server.endpoint))
         use(server, patch, AWS_ENDPOINT_URL=proxy.endpoint)
-        mlflow = Server(_made(folder / "mlflow"))
-        mlflow.start()
-        stack.callback(mlflow.kill)
-        head = stack.enter_context(running_head(folder, cpus=2))
-        one = Soak(head, server, proxy, mlflow, f"s3://{server.bucket()}/soak", trials)
+        address = stack.enter_context(_head(folder, patch))
+        started.result()
+        one = Soak(folder, address, server, proxy, mlflow, f"s3://{server.bucket()}/soak", trials)
         one.start()
         until = time.monotonic() + seconds
         while (code := _ended(one)) != 0:
@@ -183,44 +188,45 @@ def check(one: Soak) -> None:
     _check_cluster(one)
 
 
+@contextmanager
+def _head(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a head of Ray; its workers have this process's variables, and no others."""
+    from ray.cluster_utils import Cluster
+
+    for name, value in studies.environment(folder).items():
+        patch.setenv(name, value)
+    bare = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **bare})
+    try:
+        yield cluster.address
+    finally:
+        cluster.shutdown()
+
+
 def _check_cluster(one: Soak) -> None:
     """A minute after the study, nothing of it is left on the cluster."""
-    for _ in range(60):
-        family = psutil.Process().children(recursive=True)
-        titles = ("RayTrainWorker", "ImplicitFunc", "TrainController", "ray::Mailbox")
-        left = [_titled(p) for p in family if any(title in _titled(p) for title in titles)]
-        groups = _placement_groups(one)
-        if not left and not groups:
-            return
-        time.sleep(1)
+    with connect(one.address):
+        for _ in range(60):
+            titles = ("RayTrainWorker", "ImplicitFunc", "TrainController", "ray::Mailbox")
+            left = [titled(process) for title in titles for process in processes(title)]
+            groups = _placement_groups()
+            if not left and not groups:
+                return
+            time.sleep(1)
     raise AssertionError(f"left on the cluster: {left} {groups}")
 
 
-def _placement_groups(one: Soak) -> list[str]:
-    """Those that still hold resources."""
-    source = (
-        "import ray, json, logging\n"
-        f"ray.init({one.head.address!r}, log_to_driver=False, logging_level=logging.ERROR)\n"
-        "table = ray.util.placement_group_table()\n"
-        "print(json.dumps([g['state'] for g in table.values() if g['state'] != 'REMOVED']))\n"
-    )
-    asked = one.head.start(sys.executable, "-c", source)
-    out, err = asked.communicate(timeout=120)
-    assert asked.returncode == 0, err
-    states: list[str] = json.loads(out.strip().splitlines()[-1])
-    return states
+def _placement_groups() -> list[str]:
+    """Those that still hold resources, of the cluster that this process has joined."""
+    from ray.util import placement_group_table
+
+    states = [str(group["state"]) for group in placement_group_table().values()]
+    return [state for state in states if state != "REMOVED"]
 
 
 def _ended(one: Soak) -> int | None:
     assert one.driver is not None
     return one.driver.poll()
-
-
-def _titled(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 def _made(folder: Path) -> Path:
@@ -236,6 +242,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=6, help="seconds from fault to fault")
     parser.add_argument("--seed", type=int, default=0)
     parsed = parser.parse_args()
+    environment.prepare_ray(local=True)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as folder:
         one = soak(Path(folder), **vars(parsed))

@@ -2,26 +2,28 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from orchestrator.ray_backend.session import connect
+from orchestrator.storage.clients import ATTEMPTS
 from orchestrator.storage.uri import Store
 from orchestrator.tracking.journal import read_events
 from orchestrator.tracking.record import fold
-from tests.contract.mlflow_setup import Server
+from tests.faults.alone import check_it_is_as_if_nothing_had_been
 from tests.faults.bench import Bench, Json, gang_of, once
+from tests.faults.cut_off import EPOCHS, CutOff, cut_off
 from tests.proxy import Answer, Delay, Fault, Lose, Proxy, Reset, proxied
-from tests.studies import TINY, check_each_trial_ended_once, finish, select, start, wait_until
-from tests.swift import Swift, running, use
+from tests.studies import check_each_trial_ended_once, select
+from tests.swift import Swift, use
 from tests.tracked import check_mlflow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STATES = "/state-"
+LAST = "test_a_study_outlives_two_minutes_without_its_store_and_more_without_its_mlflow"
 
 
 @dataclass
@@ -32,30 +34,26 @@ class Place:
     proxy: Proxy
     bench: Bench
 
-    @contextmanager
-    def healed_after(self, seconds: float) -> Iterator[None]:
-        """What is wrong with the store ends after a while."""
-        timer = threading.Timer(seconds, self.proxy.clear)
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.join()
+
+@pytest.fixture(scope="module", autouse=True)
+def waiting(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Future[CutOff] | None]:
+    """The study of the last test: it spends its two minutes while the others run."""
+    if all(item.name != LAST for item in request.session.items):
+        yield None
+        return
+    with cut_off(tmp_path_factory.mktemp("cut-off")) as told:
+        yield told
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
-    with running(tmp_path_factory.mktemp("swift")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def place(server: Swift) -> Iterator[Place]:
-    with pytest.MonkeyPatch.context() as patch, proxied(server.endpoint) as proxy:
-        use(server, patch, AWS_ENDPOINT_URL=proxy.endpoint)
-        storage = f"s3://{server.bucket()}/studies"
+def place(swift: Swift) -> Iterator[Place]:
+    with pytest.MonkeyPatch.context() as patch, proxied(swift.endpoint) as proxy:
+        use(swift, patch, AWS_ENDPOINT_URL=proxy.endpoint)
+        storage = f"s3://{swift.bucket()}/studies"
         with connect(None) as cluster, gang_of(cluster, storage, workers=1) as bench:
-            yield Place(server, proxy, bench)
+            yield Place(swift, proxy, bench)
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +69,9 @@ def check_it_cost_nothing(place: Place, study: str, reports: list[Json], same: l
     assert place.bench.events("gang_lost") == []
 
 
-@pytest.mark.parametrize("seconds", [4, 45])
-def test_an_outage_costs_time_alone(place: Place, undisturbed: list[Json], seconds: int) -> None:
-    study = f"away-{seconds}"
+def test_an_outage_costs_time_alone(place: Place, undisturbed: list[Json]) -> None:
+    """Longer than the client's own attempts take, which end after two seconds."""
+    seconds, study = 5, "away"
     back = threading.Timer(seconds, place.server.start)
 
     def go() -> None:
@@ -88,23 +86,27 @@ def test_an_outage_costs_time_alone(place: Place, undisturbed: list[Json], secon
 
 
 @pytest.mark.parametrize(
-    ("name", "fault"),
+    ("name", "fault", "attempts"),
     [
-        ("overloaded", Answer(503, "SlowDown")),
-        ("broken", Answer(500, "InternalError")),
-        ("full", Answer(507, "InsufficientStorage")),
-        ("expired", Answer(400, "ExpiredToken")),
-        ("reset", Reset(after=1000)),
+        ("overloaded", Answer(503, "SlowDown"), ATTEMPTS),
+        ("broken", Answer(500, "InternalError"), ATTEMPTS),
+        ("full", Answer(507, "InsufficientStorage"), 1),
+        ("expired", Answer(400, "ExpiredToken"), 1),
+        ("reset", Reset(after=1000), ATTEMPTS),
     ],
 )
 def test_a_spell_of_faults_costs_time_alone(
-    place: Place, undisturbed: list[Json], name: str, fault: Fault
+    place: Place, undisturbed: list[Json], name: str, fault: Fault, attempts: int
 ) -> None:
-    def go() -> None:
-        place.proxy.add(fault, method="PUT")
+    """One answer more than the client makes attempts of its own: we ask again, and once more."""
+    rules = []
 
-    with place.healed_after(12):
-        reports = place.bench.train(name, on_epoch=once(1, go))
+    def go() -> None:
+        rules.append(place.proxy.add(fault, method="PUT", path=STATES, times=attempts + 1))
+
+    reports = place.bench.train(name, on_epoch=once(1, go))
+    place.proxy.clear()
+    assert [rule.hits for rule in rules] == [attempts + 1]
     check_it_cost_nothing(place, name, reports, undisturbed)
 
 
@@ -143,44 +145,21 @@ def test_a_refused_upload_is_never_called_a_checkpoint(
 
 
 def test_a_study_outlives_two_minutes_without_its_store_and_more_without_its_mlflow(
-    server: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    waiting: Future[CutOff], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Driver, journal, lease, gang and tracker together: MLflow is killed first and comes back
+    """Driver, journal, lease, gang and tracker together: MLflow is gone first and comes back
     last."""
-    use(server, monkeypatch)
-    storage = f"s3://{server.bucket()}/studies"
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    tracking = Server(tmp_path)
-    tracking.start()
-    try:
-        places = ("--storage", storage, "--tracking", tracking.uri)
-        longer = ("--set", "training.epochs=24", "--set", "training.batch_size=8")
-        driver = start(tmp_path, "search", "tiny.yaml", *places, *longer, "--json")
-        epochs = _epochs(storage)
-        wait_until(driver, lambda: epochs() > 2)
-        tracking.kill()
-        known = epochs()
-        wait_until(driver, lambda: epochs() > known + 5)
-        server.kill()
-        time.sleep(120)
-        assert driver.poll() is None
-        server.start()
-        wait_until(driver, lambda: epochs() == 24)
-        back = time.time()
-        tracking.start()
-        done = finish(driver)
-        assert done["exit_code"] == 0
-        happened = read_events(Store.open(storage), "tiny")
-        assert set(check_each_trial_ended_once(happened).values()) == {"finished"}
-        assert len(select(happened, "epoch")) == 24
-        assert not select(happened, "attempt_failed", "gang_lost", "trial_restarted")
-        assert len(select(happened, "takeover")) == 1
-        assert happened[-1]["kind"] == "published"
-        assert happened[-1]["time"] > back
-        check_mlflow(tracking.uri, "tiny", fold(happened))
-    finally:
-        tracking.kill()
-
-
-def _epochs(storage: str) -> Callable[[], int]:
-    return lambda: len(select(read_events(Store.open(storage), "tiny"), "epoch"))
+    one = waiting.result()
+    use(one.server, monkeypatch)
+    store = Store.open(one.storage)
+    happened = read_events(store, "tiny")
+    assert set(check_each_trial_ended_once(happened).values()) == {"finished"}
+    assert len(select(happened, "epoch")) == EPOCHS
+    assert not select(happened, "attempt_failed", "gang_lost", "trial_restarted")
+    assert len(select(happened, "takeover")) == 1
+    assert happened[-1]["kind"] == "published"
+    assert happened[-1]["time"] > one.back
+    record = fold(happened)
+    for trial in record.trials.values():
+        check_it_is_as_if_nothing_had_been(store, "tiny", trial)
+    check_mlflow(one.tracking.uri, "tiny", record)

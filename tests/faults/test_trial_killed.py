@@ -5,20 +5,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from orchestrator.tracking.record import fold
-from tests.studies import (
-    SEARCH,
-    TINY,
-    check_each_trial_ended_once,
-    events,
-    finish,
-    select,
-    start,
-    wait_until,
-)
+from tests.faults.beside import Beside, frozen, meanwhile, processes
+from tests.studies import TINY, check_each_trial_ended_once, events, select, verb
 from tests.tracked import check_mlflow
 
 pytestmark = [
@@ -29,64 +20,71 @@ pytestmark = [
 ]
 TRIAL = "ray::ImplicitFunc"  # the title of a process in which Tune runs a function
 MAILBOX = "ray::Mailbox"
-PLAN = ("search.trials=2", "search.confirm=0", "resources.concurrent_trials=1")
-LONG = ("training.epochs=30", "training.batch_size=8")
+EPOCHS = 16
+SPACE = "search.space={training.learning_rate: {loguniform: [0.0001, 0.01]}}"
+PLAN = ("search.sampler=random", "search.trials=2", SPACE)
+LONG = (f"training.epochs={EPOCHS}", "training.batch_size=8")
 
 
 def test_kills_of_trials_and_of_a_worker_cost_no_trial_and_no_epoch(
     tmp_path: Path, ray_head: str
 ) -> None:
-    (tmp_path / "small.yaml").write_text(SEARCH)
+    (tmp_path / "tiny.yaml").write_text(TINY)
     sets = [word for override in (*PLAN, *LONG) for word in ("--set", override)]
-    where = ("--storage", "studies", "--address", ray_head, "--json")
-    driver = start(tmp_path, "search", "small.yaml", *where, *sets)
 
-    def epochs_of(number: int) -> int:
-        """How many epochs the trial that was begun as `number`-th has."""
-        happened = events(tmp_path / "studies", "small")
-        begun = [e["trial"] for e in select(happened, "started")]
-        return len(select(happened, "epoch", trial=begun[number])) if number < len(begun) else 0
+    def kill(study: Beside) -> int:
+        study.until(lambda: epochs_of(study.events(), 0) > 0)
+        (gang,) = select(study.events(), "gang_opened")
+        with frozen(gang):  # or the trial might end in the meantime
+            killed = processes(TRIAL)
+            assert killed
+            for one in killed:
+                one.kill()
+        study.until(lambda: epochs_of(study.events(), 1) > 0)
+        os.kill(gang["workers"][0]["pid"], signal.SIGKILL)
+        return len(killed)
 
-    wait_until(driver, lambda: epochs_of(0) > 2)
-    killed = processes(TRIAL)
-    assert killed
-    for one in killed:
-        one.kill()
-    wait_until(driver, lambda: epochs_of(1) > 2)
-    (gang,) = select(events(tmp_path / "studies", "small"), "gang_opened")
-    os.kill(gang["workers"][0]["pid"], signal.SIGKILL)
-
-    assert finish(driver)["exit_code"] == 0
-    happened = events(tmp_path / "studies", "small")
-    assert "failed" not in check_each_trial_ended_once(happened).values()
-    first, second, *_ = dict.fromkeys(e["trial"] for e in select(happened, "started"))
-    check_what_the_journal_says(happened, first, second, len(killed))
+    storage = tmp_path / "studies"
+    with meanwhile(storage, "tiny", kill) as killed:
+        where = ("--storage", "studies", "--address", ray_head)
+        assert verb(tmp_path, "search", "tiny.yaml", *where, *sets)["exit_code"] == 0
+    happened = events(storage, "tiny")
+    assert set(check_each_trial_ended_once(happened).values()) == {"finished"}
+    first, second, third = dict.fromkeys(e["trial"] for e in select(happened, "started"))
+    check_what_the_journal_says(happened, first, second, killed.result())
     trained = {e["trial"]: e["epoch"] for e in select(happened, "epoch")}
-    assert trained[first] == trained[second] == 30
-    check_mlflow(f"sqlite:///{tmp_path / 'studies' / 'mlflow.db'}", "small", fold(happened))
+    assert trained == dict.fromkeys((first, second, third), EPOCHS)
+    check_mlflow(f"sqlite:///{storage / 'mlflow.db'}", "tiny", fold(happened))
+
+
+def epochs_of(happened: list[dict[str, Any]], number: int) -> int:
+    """How many epochs the trial that was begun as `number`-th has."""
+    begun = [e["trial"] for e in select(happened, "started")]
+    return len(select(happened, "epoch", trial=begun[number])) if number < len(begun) else 0
 
 
 def test_a_lost_mailbox_ends_the_study_and_is_held_against_no_trial(
-    tmp_path: Path, ray_head: str
+    tmp_path: Path,
+    ray_head: str,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
-    where = ("--storage", "studies", "--address", ray_head, "--json")
-    driver = start(tmp_path, "search", "tiny.yaml", *where, "--set", "training.epochs=5000")
-    wait_until(driver, lambda: len(select(events(tmp_path / "studies", "tiny"), "epoch")) > 2)
-    (mailbox,) = processes(MAILBOX)
-    mailbox.kill()
-    ended = finish(driver, check=False)
+
+    def kill(study: Beside) -> None:
+        study.until(lambda: len(select(study.events(), "epoch")) > 2)
+        (mailbox,) = processes(MAILBOX)
+        mailbox.kill()
+
+    with meanwhile(tmp_path / "studies", "tiny", kill):
+        where = ("--storage", "studies", "--address", ray_head, "--set", "training.epochs=5000")
+        ended = verb(tmp_path, "search", "tiny.yaml", *where, check=False)
     assert ended["exit_code"] == 5
     assert "mailbox" in ended["error"]
-    assert "Traceback" not in ended["stderr"]
+    for said in (ended["stderr"], caplog.text, *capfd.readouterr()):
+        assert "Traceback" not in said
     record = fold(events(tmp_path / "studies", "tiny"))
     assert {trial.status for trial in record.trials.values()} <= {"planned", "running"}
-
-
-def processes(title: str) -> list[psutil.Process]:
-    """Those of the head that have this title."""
-    family = psutil.Process().children(recursive=True)
-    return [one for one in family if title in " ".join(one.cmdline())]
 
 
 def check_what_the_journal_says(

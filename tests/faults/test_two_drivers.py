@@ -20,6 +20,7 @@ from orchestrator.storage.uri import Store
 from orchestrator.tracking.journal import JournalReader
 from orchestrator.tracking.record import fold
 from tests.contract.mlflow_setup import Target
+from tests.faults.beside import frozen
 from tests.faults.elsewhere import start_elsewhere
 from tests.studies import (
     PATIENCE_SECONDS,
@@ -91,9 +92,14 @@ def told(folder: Path, drivers: list[Driver]) -> Story:
     known = events(storage, STUDY)
 
     elsewhere = ("--host", "elsewhere", "--expiry", "5")
-    second = start_elsewhere(folder / "far", *elsewhere, "resume", STUDY, *place)
-    drivers.append(second)
-    wait_until(second, lambda: trained_under(storage, 2) > 2)
+    (gang,) = select(known, "gang_opened")
+    with frozen(gang):  # for as long as they would only take the time of a core
+        second = start_elsewhere(folder / "far", *elsewhere, "resume", STUDY, *place)
+        drivers.append(second)
+        wait_until(second, lambda: trained_under(storage, 2) > 0)
+        left, trained = newest_under(storage, 1), trained_under(storage, 2)
+    wait_until(second, lambda: newest_under(storage, 1) > left)
+    wait_until(second, lambda: trained_under(storage, 2) > trained + 2)
     began, at_once = time.monotonic(), interrupted_twice(second)
     at_once_seconds = time.monotonic() - began
 
@@ -189,6 +195,13 @@ def trained_under(storage: Path, epoch: int) -> int:
     """How many checkpoints the owner of a fencing epoch has told of."""
     told = select(events(storage, STUDY), "checkpoint")
     return sum(f"/{epoch:06d}-" in event["key"] for event in told)
+
+
+def newest_under(storage: Path, epoch: int) -> int:
+    """The last epoch of which the workers under a fencing epoch have left a checkpoint."""
+    found = [file.relative_to(storage) for file in storage.rglob("manifest.json")]
+    numbers = [at for one in found if (at := layout.parse_manifest(str(one))) is not None]
+    return max((at.step for at in numbers if at.epoch == epoch), default=0)
 
 
 def segments(storage: Path, epoch: int) -> list[Any]:

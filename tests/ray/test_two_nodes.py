@@ -11,15 +11,14 @@ import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from orchestrator.tracking.record import fold
+from tests.faults.beside import Beside, frozen, meanwhile, processes
 from tests.studies import (
-    SEARCH,
+    TINY,
     check_each_trial_ended_once,
     check_no_epoch_was_trained_again,
     events,
-    finish,
     select,
-    start,
-    wait_until,
+    verb,
 )
 from tests.tracked import check_mlflow
 
@@ -29,9 +28,7 @@ pytestmark = [
     # of SQLAlchemy, about MLflow's own tables
     pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
 ]
-PLAN = ("search.trials=1", "search.confirm=0", "search.seeds=1")
-LONG = ("training.epochs=30", "training.batch_size=8", "checkpoints.every_epochs=1000")
-ONE_GANG = ("resources.concurrent_trials=1", "resources.workers=2")
+LONG = ("training.epochs=20", "training.batch_size=8", "checkpoints.every_epochs=1000")
 
 
 @pytest.fixture
@@ -40,6 +37,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     cluster = None
+    monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")  # an announcement waits for 5
+    bare = {"include_log_monitor": False, "no_monitor": True}
     for number, cpus in enumerate((0, 1, 1, 1)):
         folder = tmp_path / f"node-{number}"
         folder.mkdir()
@@ -47,10 +46,10 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
         with chdir(folder):
             if cluster is None:
-                head = {"num_cpus": cpus, "include_dashboard": False}
+                head = {"num_cpus": cpus, "include_dashboard": False, **bare}
                 cluster = Cluster(initialize_head=True, head_node_args=head)
             else:
-                cluster.add_node(num_cpus=cpus)
+                cluster.add_node(num_cpus=cpus, **bare)
     assert cluster is not None
     yield cluster
     cluster.shutdown()
@@ -59,38 +58,44 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_a_gang_spans_nodes_trials_stay_with_the_driver_and_a_leaving_node_costs_no_epoch(
     tmp_path: Path, cluster: Any
 ) -> None:
-    (tmp_path / "small.yaml").write_text(SEARCH)
-    sets = [word for override in (*PLAN, *LONG, *ONE_GANG) for word in ("--set", override)]
-    where = ("--storage", "studies", "--address", cluster.address)
-    driver = start(tmp_path, "search", "small.yaml", *where, *sets, "--json")
-    storage = tmp_path / "studies"
-    wait_until(driver, lambda: len(select(events(storage, "small"), "epoch")) > 2)
-    for title in ("ray::ImplicitFunc", "ray::Mailbox"):
-        assert nodes_of(title) == {cluster.head_node.node_id}
-    (gang,) = select(events(storage, "small"), "gang_opened")
-    first = {worker["node"] for worker in gang["workers"]}
-    assert len(first) == 2
-    assert first < {node.node_id for node in cluster.worker_nodes}
-    dead = gang["workers"][1]["node"]
-    drain(cluster.address, dead)
-    wait_until(driver, lambda: select(events(storage, "small"), "preempted"))
-    kept = select(events(storage, "small"), "checkpoint")
-    assert kept
-    (node,) = (node for node in cluster.worker_nodes if node.node_id == dead)
-    switch_off(node)
-    assert finish(driver)["exit_code"] == 0
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    sets = [word for override in (*LONG, "resources.workers=2") for word in ("--set", override)]
 
-    happened = events(storage, "small")
-    assert "failed" not in check_each_trial_ended_once(happened).values()
+    def switch_one_off(study: Beside) -> set[str]:
+        (gang,) = study.until(lambda: select(study.events(), "gang_opened"))
+        study.until(lambda: select(study.events(), "epoch"))
+        with frozen(gang):
+            check_where_all_are(cluster, gang)
+            dead = gang["workers"][1]["node"]
+            drain(cluster.address, dead)
+        study.until(lambda: select(study.events(), "preempted"))
+        assert len(select(study.events(), "checkpoint")) == 1
+        (node,) = (node for node in cluster.worker_nodes if node.node_id == dead)
+        switch_off(node)
+        return {dead}
+
+    storage = tmp_path / "studies"
+    with meanwhile(storage, "tiny", switch_one_off) as dead:
+        where = ("--storage", "studies", "--address", cluster.address)
+        assert verb(tmp_path, "search", "tiny.yaml", *where, *sets)["exit_code"] == 0
+    happened = events(storage, "tiny")
+    assert set(check_each_trial_ended_once(happened).values()) == {"finished"}
     check_no_epoch_was_trained_again(happened)
     assert not select(happened, "attempt_failed")
-    started = [event["attempt"] for event in select(happened, "started", trial=kept[0]["trial"])]
-    assert started == [1, 2]
-    gang, again = select(happened, "gang_opened")
-    second = {worker["node"] for worker in again["workers"]}
-    assert len(second) == 2
-    assert dead not in second
-    check_mlflow(f"sqlite:///{storage / 'mlflow.db'}", "small", fold(happened))
+    assert [event["attempt"] for event in select(happened, "started")] == [1, 2]
+    again = select(happened, "gang_opened")[1:]
+    (second,) = ({worker["node"] for worker in gang["workers"]} for gang in again)
+    assert len(second - dead.result()) == 2
+    check_mlflow(f"sqlite:///{storage / 'mlflow.db'}", "tiny", fold(happened))
+
+
+def check_where_all_are(cluster: Any, gang: dict[str, Any]) -> None:
+    """The workers on two nodes, none of them the head; the trials, and the mailbox, on the head."""
+    for title in ("ray::ImplicitFunc", "ray::Mailbox"):
+        assert nodes_of(title) == {cluster.head_node.node_id}
+    nodes = {worker["node"] for worker in gang["workers"]}
+    assert len(nodes) == 2
+    assert nodes < {node.node_id for node in cluster.worker_nodes}
 
 
 def switch_off(node: Any) -> None:
@@ -110,7 +115,6 @@ def drain(address: str, node: str) -> None:
 
 def nodes_of(title: str) -> set[str]:
     """The nodes on which there are actors of this title: each node's raylet starts its own."""
-    family = psutil.Process().children(recursive=True)
-    parents = [one.parent() for one in family if title in " ".join(one.cmdline())]
+    parents = [one.parent() for one in processes(title)]
     words = [word for raylet in parents for word in raylet.cmdline()]
     return {word.removeprefix("--node_id=") for word in words if word.startswith("--node_id=")}
