@@ -17,7 +17,7 @@ from orchestrator.storage import process
 from orchestrator.storage.address import Folder, parse
 
 ATTEMPTS = 6
-"""Of one request, with growing pauses: about 15 seconds where the server says that it is overloaded,
+"""Of one request, with growing pauses: about 15 seconds where the server says it is overloaded,
 one or two where it is away or broken. Who must not give up then asks again (`storage.patient`)."""
 QUICK_ATTEMPTS = 2
 """For a person who waits for an answer."""
