@@ -1,19 +1,15 @@
 """The benchmarks of a step, of tracking and of checkpoints run to their end, on next to no work."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from benchmarks import auxiliary_memory, checkpoint, inference, step_overhead
+from benchmarks import auxiliary_memory, checkpoint, inference, step_overhead, tracking
 from benchmarks.step_overhead import Setting, Workload, contestants, differences, run
 from m2pt.training.recipe import Numerics
 from orchestrator.storage.uri import Store
 
-ROOT = Path(__file__).parent.parent.parent
 TINY = Workload(width=16, depth=2, heads=2, image=32, patch=16, batch=2)
 ONE = Setting("one process", rounds=2, threads=1, warmup=1)
 
@@ -47,18 +43,13 @@ def test_settings_without_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.slow
-def test_tracking_compares_both_ways() -> None:
-    options = ["--rounds", "1", "--trials", "2", "--epochs", "3", "--calls", "3", "--json"]
-    done = subprocess.run(
-        [sys.executable, "benchmarks/tracking.py", *options],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    (found,) = json.loads(done.stdout)
+def test_tracking_compares_both_ways(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--rounds", "1", "--trials", "2", "--epochs", "3", "--calls", "3", "--json"]
+    monkeypatch.setattr("sys.argv", ["tracking.py", *words])
+    tracking.main()
+    (found,) = json.loads(capsys.readouterr().out)
     assert found["ratio"] > 1
 
 

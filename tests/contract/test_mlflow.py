@@ -152,7 +152,7 @@ def test_a_server_killed_in_the_middle_misses_nothing(
 
         def drive() -> None:
             number = 0
-            while not ended.wait(1.0 if quiet.is_set() else 0.1):
+            while not ended.wait(1.0 if quiet.is_set() else 0.4):
                 study.whole(f"trial-{number:03d}")
                 number += 1
 

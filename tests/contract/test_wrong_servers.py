@@ -220,26 +220,34 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 
 
 @pytest.mark.parametrize(
-    ("told", "sets", "variables"),
+    ("told", "override"),
     [
         (r"needs 64 CPUs \(64 x 1\), the cluster has 1 \(largest node 1\); 1 of its 64 workers",
-         ("resources.workers=64",), {}),
-        ("needs 1 GPUs .*the cluster has 0", ("resources.gpus_per_worker=1",), {}),
-        ("refuses the token of RAY_AUTH_TOKEN.*Set RAY_AUTH_TOKEN to what `ray get-auth-token`", (),
-         {"RAY_AUTH_TOKEN": f"{CANARY}-and-twenty-more"}),
-        ("asks for a token. Set RAY_AUTH_TOKEN", (), {"RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN": ""}),
+         "resources.workers=64"),
+        ("needs 1 GPUs .*the cluster has 0", "resources.gpus_per_worker=1"),
     ],
-    ids=["CPUs", "GPUs", "wrong token", "no token"],
+    ids=["CPUs", "GPUs"],
 )  # fmt: skip
-def test_a_cluster_that_cannot_be_used(
-    head: Head, told: str, sets: tuple[str, ...], variables: dict[str, str]
-) -> None:
+def test_a_cluster_that_has_too_little(desk: Desk, head: Head, told: str, override: str) -> None:
+    words = ("search", "exp.yaml", "--address", head.address)
+    few = Wrong(told, told, sets=[override], arguments=words, code=CLUSTER, seconds=PATIENT_SECONDS)
+    assert head.variables["RAY_AUTH_TOKEN"] not in desk.refuses(few)
+
+
+@pytest.mark.parametrize(
+    ("told", "variables"),
+    [
+        ("refuses the token of RAY_AUTH_TOKEN.*Set RAY_AUTH_TOKEN to what `ray get-auth-token`",
+         {"RAY_AUTH_TOKEN": f"{CANARY}-and-twenty-more"}),
+        ("asks for a token. Set RAY_AUTH_TOKEN", {"RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN": ""}),
+    ],
+    ids=["wrong token", "no token"],
+)  # fmt: skip
+def test_a_cluster_that_cannot_be_used(head: Head, told: str, variables: dict[str, str]) -> None:
     """In processes of their own: Ray ends the process that it cannot serve."""
     before = tree(head.folder)
-    words = [word for override in sets for word in ("--set", override)]
-    address = ("--address", head.address)
     began = time.monotonic()
-    refused = head.orchestrator("search", "exp.yaml", *address, *words, **variables)
+    refused = head.orchestrator("search", "exp.yaml", "--address", head.address, **variables)
     out, err = refused.communicate(timeout=200)
     print(f"refused after {time.monotonic() - began:.1f} s")
     assert (refused.returncode, out) == (CLUSTER, ""), err

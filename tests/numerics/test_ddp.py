@@ -83,20 +83,6 @@ def _all_cases(world: World, folder: Path) -> None:
     torch.save(found, folder / f"{world.rank}.pt")
 
 
-@pytest.mark.slow
-def test_two_workers_train_what_one_does(tmp_path: Path) -> None:
-    on_two_workers(_all_cases, tmp_path)
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
-    for (name, precision), (outputs, metrics) in ranks[0].items():
-        numerics, tolerance = PRECISIONS.get(precision, COMPILED)
-        others, other_metrics = ranks[1][name, precision]
-        assert torch.equal(outputs, others), (name, precision)
-        assert metrics == other_metrics, (name, precision)
-        alone, alone_metrics = _outputs(replace(CASES[name], numerics=numerics), World())
-        assert (outputs - alone).norm() <= tolerance * alone.norm(), (name, precision)
-        assert metrics == pytest.approx(alone_metrics, rel=tolerance), (name, precision)
-
-
 STOPPING = config_of(Pathway(), epochs=4)
 
 
@@ -109,7 +95,7 @@ def _stop_and_resume(world: World, folder: Path) -> None:
     whole = training_of(STOPPING, world)
     drive(whole, MemorySession(world))
     assert same_bits(resumed.model.state_dict(), whole.model.state_dict())
-    torch.save(whole.model.state_dict(), folder / f"{world.rank}.pt")
+    torch.save(whole.model.state_dict(), folder / f"whole-{world.rank}.pt")
     one_sample = load(replace(STOPPING.data, limit=1)).train  # the other rank has none
     found = evaluate(whole.model, one_sample, 8, STOPPING.numerics, world=world)
     assert found == pytest.approx(evaluate(whole.model, one_sample, 8, STOPPING.numerics))
@@ -120,10 +106,35 @@ def _stop_and_resume(world: World, folder: Path) -> None:
         next(iter(training_of(config_of(learning_rate=1e30, warmup_epochs=0), world).epochs()))
 
 
+def _act(world: World, folder: Path) -> None:
+    _all_cases(world, folder)
+    _stop_and_resume(world, folder)
+
+
+@pytest.fixture(scope="module")
+def acted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two workers left behind."""
+    folder = tmp_path_factory.mktemp("ddp")
+    on_two_workers(_act, folder)
+    return folder
+
+
 @pytest.mark.slow
-def test_a_stop_of_one_rank_stops_all_and_resuming_is_exact(tmp_path: Path) -> None:
-    on_two_workers(_stop_and_resume, tmp_path)
-    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD))
+def test_two_workers_train_what_one_does(acted: Path) -> None:
+    ranks = [torch.load(acted / f"{rank}.pt") for rank in range(WORLD)]
+    for (name, precision), (outputs, metrics) in ranks[0].items():
+        numerics, tolerance = PRECISIONS.get(precision, COMPILED)
+        others, other_metrics = ranks[1][name, precision]
+        assert torch.equal(outputs, others), (name, precision)
+        assert metrics == other_metrics, (name, precision)
+        alone, alone_metrics = _outputs(replace(CASES[name], numerics=numerics), World())
+        assert (outputs - alone).norm() <= tolerance * alone.norm(), (name, precision)
+        assert metrics == pytest.approx(alone_metrics, rel=tolerance), (name, precision)
+
+
+@pytest.mark.slow
+def test_a_stop_of_one_rank_stops_all_and_resuming_is_exact(acted: Path) -> None:
+    one, other = (torch.load(acted / f"whole-{rank}.pt") for rank in range(WORLD))
     assert same_bits(one, other)
 
 

@@ -12,7 +12,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,6 +19,7 @@ from m2pt.pathway.config import Coverage, Envelope, Pathway, Scale
 from m2pt.pathway.reparam import attach_pathway, fuse_pathway, scales, set_progress
 from m2pt.pathway.whole import gathered
 from tests.numerics.pathway_setup import auxiliaries_for, images, randomise, tiny
+from tests.numerics.two_workers import start
 
 pytestmark = pytest.mark.slow
 
@@ -229,7 +229,7 @@ def _rank(rank: int, store: str, results: str) -> None:
 
 def test_two_processes_get_the_mean_of_their_gradients(tmp_path: Path) -> None:
     store, results = str(tmp_path / "store"), str(tmp_path / "gradients")
-    spawn(_rank, (store, results), nprocs=2)  # type: ignore[no-untyped-call]  # it has no types
+    start(_rank, store, results)
     wanted = gradients(attached(PATHWAYS["shared by all, ramped"]))
     for rank in range(2):
         found = torch.load(f"{results}.{rank}", weights_only=True)

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 
 from m2pt.data.config import DataConfig
 from m2pt.models.config import ModelConfig, Tokenizer
@@ -17,9 +15,9 @@ from m2pt.training import numerics as numerics_module
 from m2pt.training.recipe import Numerics
 from m2pt.training.session import FolderSession, drive
 from m2pt.training.world import World
+from tests.numerics.two_workers import WORLD, on_two_workers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-WORLD = 2
 MODEL = ModelConfig(width=16, depth=2, heads=2)
 FP64 = Numerics(precision="fp64")
 CLOUDS = Tokenizer(groups=6, group_size=5, norm="batch")
@@ -37,18 +35,10 @@ def _run(name: str, world: World) -> tuple[list[float], dict[str, Tensor]]:
     return losses, run.block_weights()
 
 
-def _worker(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD
-    )
-    try:
-        world = World(rank, WORLD)
-        found = {name: _run(name, world) for name in CASES}
-        torch.save(found, folder / f"{rank}.pt")
-        _half_and_whole(world, folder)
-    finally:
-        dist.destroy_process_group()
+def _act(world: World, folder: Path) -> None:
+    found = {name: _run(name, world) for name in CASES}
+    torch.save(found, folder / f"{world.rank}.pt")
+    _half_and_whole(world, folder)
 
 
 def _half_and_whole(world: World, folder: Path) -> None:
@@ -62,7 +52,7 @@ def _half_and_whole(world: World, folder: Path) -> None:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two workers left behind."""
     folder = tmp_path_factory.mktemp("ranks")
-    spawn(_worker, (folder,), nprocs=WORLD)  # type: ignore[no-untyped-call]  # torch
+    on_two_workers(_act, folder)
     return folder
 
 

@@ -1,20 +1,30 @@
 """Two workers of one training: processes of this machine that meet through a file (gloo)."""
 
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from m2pt.training.world import World
 
 WORLD = 2
+# workers are forked from a process that has imported this, and done nothing: it takes five seconds
+multiprocessing.set_forkserver_preload(["tests.numerics.training_setup"])
 
 
 def on_two_workers(act: Callable[[World, Path], None], folder: Path) -> None:
     """Have both call `act(world, folder)`, a function of a module, and wait for them."""
-    spawn(_spawned, args=(act, folder), nprocs=WORLD)  # type: ignore[no-untyped-call]  # torch
+    start(_spawned, act, folder)
+
+
+def start(act: Callable[..., None], *args: object) -> None:
+    """Have both call `act(rank, *args)`, without a process group, and wait for them."""
+    start_processes(  # type: ignore[no-untyped-call]  # torch
+        act, args=args, nprocs=WORLD, start_method="forkserver"
+    )
 
 
 def _spawned(rank: int, act: Callable[[World, Path], None], folder: Path) -> None:

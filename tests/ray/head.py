@@ -1,7 +1,6 @@
 """A real head of Ray with token authentication, in a process of its own, for tests."""
 
 import os
-import secrets
 import shutil
 import socket
 import subprocess
@@ -64,7 +63,8 @@ def running_head(folder: Path, cpus: int) -> Iterator[Head]:
     """A head on free ports of loopback; a stopped job has a minute to drain."""
     here = tempfile.mkdtemp(prefix="m2ptr", dir="/tmp")  # Ray's sockets need a short path
     port, dashboard, agent, client = free_ports(4)
-    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    # this process's own token: Ray's clients in here have read it, and read it once
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"]}
     tools = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     variables = environment(folder) | own | tools | quiet

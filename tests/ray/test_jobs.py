@@ -4,17 +4,19 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
+from orchestrator.ray_backend.jobs import ENDED
 from orchestrator.storage import layout
 from orchestrator.storage.uri import Store
+from tests.contract.mlflow_setup import wait_for
 from tests.ray.head import Head, running_head
 from tests.studies import (
     PATIENCE_SECONDS,
@@ -23,6 +25,7 @@ from tests.studies import (
     events,
     finish,
     select,
+    verb,
     wait_until,
 )
 
@@ -39,11 +42,24 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         yield one
 
 
-def submit(head: Head, name: str, *overrides: str, **variables: str) -> subprocess.Popen[str]:
-    """`orchestrator submit` of a study of its own name."""
+def words(head: Head, name: str, *overrides: str) -> list[str]:
+    """`submit` of a study of its own name."""
     named = [word for one in (f"name={name}", *overrides) for word in ("--set", one)]
-    place = ("--storage", str(head.folder / "store"), "--address", head.dashboard)
-    return head.orchestrator("submit", "tiny.yaml", "--json", *place, *named, **variables)
+    place = ["--storage", str(head.folder / "store"), "--address", head.dashboard]
+    return ["submit", "tiny.yaml", *place, *named]
+
+
+def submit(head: Head, name: str, *overrides: str) -> subprocess.Popen[str]:
+    """`orchestrator submit`, in a process that can be interrupted."""
+    return head.orchestrator(*words(head, name, *overrides), "--json")
+
+
+def told(head: Head, *arguments: str, **variables: str) -> Any:
+    """What a client's verb ends with, in this process."""
+    with mock.patch.dict(os.environ, head.variables | variables):
+        for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+            os.environ.pop(name, None)
+        return verb(head.folder, *arguments, check=False)
 
 
 def happened(head: Head, name: str) -> list[dict[str, Any]]:
@@ -53,20 +69,28 @@ def happened(head: Head, name: str) -> list[dict[str, Any]]:
 
 def log_of(head: Head, name: str) -> str:
     """The log of its drivers, from the storage."""
-    command = (sys.executable, "-m", "orchestrator", "logs", name)
-    return said_by(head, *command, "--storage", str(head.folder / "store"))
+    return "\n".join(told(head, "logs", name, "--storage", str(head.folder / "store"))["log"])
 
 
-def said_by(head: Head, *command: str) -> str:
-    """What a client's command prints."""
-    process = head.start(*command)
-    out, err = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 0, err
-    return out + err
+def client(head: Head) -> Any:
+    """Ray's own client of jobs: the `ray job` commands say the same to the head."""
+    from ray.job_submission import JobSubmissionClient
+
+    headers = {"Authorization": f"Bearer {head.variables['RAY_AUTH_TOKEN']}"}
+    return JobSubmissionClient(head.dashboard, headers=headers)
 
 
-def test_ray_job_submit_and_orchestrator_submit_run_a_study_to_its_end(head: Head) -> None:
-    """The first from this repository, as the documentation says; both at once."""
+def ended(head: Head, job: str) -> str:
+    """The status with which a job has ended."""
+    jobs, deadline = client(head), time.monotonic() + PATIENCE_SECONDS
+    while (status := str(jobs.get_job_status(job).value)) not in ENDED:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    return status
+
+
+def test_jobs_of_ray_job_submit_and_orchestrator_submit_end_as_their_studies(head: Head) -> None:
+    """The first from this repository, as the documentation says, and another at the same time."""
     search = ("python", "-m", "orchestrator", "search", str(head.folder / "tiny.yaml"))
     place = ("--storage", str(head.folder / "store"), "--set", "name=plain")
     plain = subprocess.Popen(
@@ -77,29 +101,42 @@ def test_ray_job_submit_and_orchestrator_submit_run_a_study_to_its_end(head: Hea
         stderr=subprocess.STDOUT,
         text=True,
     )
-    wrapped = submit(head, "wrapped")
+    check_refused(head)
     out, _ = plain.communicate(timeout=PATIENCE_SECONDS)
     assert plain.returncode == 0, out
     assert "succeeded" in out
-    done = finish(wrapped)
-    assert (done["exit_code"], done["status"]) == (0, "SUCCEEDED")
-    assert done["submission_id"] == "m2pt-wrapped-1"
-    assert "joining Ray at" in done["stderr"]
-    for name in ("plain", "wrapped"):
-        assert happened(head, name)[-1]["kind"] == "published"
-        text = log_of(head, name)
-        assert "(RAY_ADDRESS)" in text
-        assert "writing report" in text
+    before = happened(head, "plain")
+    assert before[-1]["kind"] == "published"
+    text = log_of(head, "plain")
+    assert "(RAY_ADDRESS)" in text
+    assert "writing report" in text
+    done = told(head, *words(head, "plain"))  # finds all of it done
+    assert (done["exit_code"], done["status"]) == (0, "SUCCEEDED"), done
+    assert done["submission_id"] == "m2pt-plain-1"
+    assert happened(head, "plain") == before
+    check_no_token(head, out + done["stderr"])
+
+
+def check_refused(head: Head) -> None:
+    """The data is named by a place that this machine cannot judge: only the cluster can."""
+    refused = told(head, *words(head, "nodata", "data.source=/nowhere/a.parquet"))
+    assert (refused["exit_code"], refused["status"]) == (2, "FAILED")
+    assert "/nowhere/a.parquet" in refused["stderr"]
+    assert "its driver with exit code 2" in refused["stderr"]
+
+
+def check_no_token(head: Head, said: str) -> None:
+    """Neither what was said nor what was stored has the token."""
     token = head.variables["RAY_AUTH_TOKEN"]
     store = Store.open(str(head.folder / "store"))
     assert not any(token in store.get(one.key).decode(errors="ignore") for one in store.list())
-    assert token not in out + done["stderr"]
+    assert token not in said
 
 
 def test_a_job_whose_supervisor_is_killed_goes_on_when_it_is_handed_in_again(head: Head) -> None:
     following = submit(head, "long", "training.epochs=5000")
     wait_until(following, lambda: len(select(happened(head, "long"), "epoch")) > 2)
-    again = finish(submit(head, "long", "training.epochs=5000"), check=False)
+    again = told(head, *words(head, "long", "training.epochs=5000"))
     assert again["exit_code"] == 2
     assert "already running, as job m2pt-long-1" in again["error"]
     family = psutil.Process().children(recursive=True)
@@ -110,25 +147,39 @@ def test_a_job_whose_supervisor_is_killed_goes_on_when_it_is_handed_in_again(hea
     supervisor.kill()
     lost = finish(following, check=False)
     assert lost["exit_code"] == 5
+    assert "joining Ray at" in lost["stderr"]
     psutil.wait_procs([driver], timeout=60)
     before = happened(head, "long")
     following = submit(head, "long", "training.epochs=5000")
-    trained = len(select(before, "epoch"))
-    wait_until(following, lambda: len(select(happened(head, "long"), "epoch")) > trained + 2)
+    wait_until(following, lambda: trains_on(head, before))
     assert happened(head, "long")[: len(before)] == before
-    stopped = stop(head, following, "m2pt-long-2")
-    assert (stopped["exit_code"], stopped["status"]) == (130, "STOPPED")
+    check_no_token(head, lost["stderr"] + interrupted(following))
+    left = happened(head, "long")
+    wait_for(lambda: trains_on(head, left))
 
 
-def stop(head: Head, following: subprocess.Popen[str], job: str) -> Any:
-    """Stop a job as Ray's users do; what `submit`, which follows it, ends with."""
-    command = ("ray", "job", "stop", "--no-wait", "--address", head.dashboard, job)
-    assert job in said_by(head, *command)
-    return finish(following, check=False)
+def trains_on(head: Head, before: list[dict[str, Any]]) -> bool:
+    """Whether the long study has some more epochs than it had."""
+    trained = len(select(before, "epoch"))
+    return len(select(happened(head, "long"), "epoch")) > trained + 2
 
 
-def test_a_stopped_job_has_drained(head: Head) -> None:
-    """The one that was handed in again."""
+def interrupted(following: subprocess.Popen[str]) -> str:
+    """Ctrl-C at a `submit` that follows the second job: it leaves the job alone, and says so."""
+    os.kill(following.pid, signal.SIGINT)
+    left = finish(following, check=False)
+    said = str(left["stderr"])
+    assert (left["exit_code"], left["status"]) == (130, "RUNNING")
+    assert "job m2pt-long-2 is handed in" in said
+    assert "goes on without this terminal" in said
+    assert "orchestrator logs long --storage" in said
+    return said
+
+
+def test_a_stopped_job_drains(head: Head) -> None:
+    """The one that was handed in again, stopped as Ray's users do."""
+    assert client(head).stop_job("m2pt-long-2")
+    assert ended(head, "m2pt-long-2") == "STOPPED"  # `submit` would end with 130, as unit tests say
     store = Store.open(str(head.folder / "store"))
     assert json.loads(store.get(layout.lease("long", 2)))["released"]
     last = happened(head, "long")[-1]
@@ -138,10 +189,10 @@ def test_a_stopped_job_has_drained(head: Head) -> None:
 
 def test_ctrl_c_drains_a_study_that_joined_the_head(head: Head) -> None:
     """The one that the job has left: it goes on here, from the storage."""
-    trained = len(select(happened(head, "long"), "epoch"))
+    before = happened(head, "long")
     place = ("--storage", str(head.folder / "store"), "--address", head.address)
     driver = head.orchestrator("resume", "long", "--json", *place)
-    wait_until(driver, lambda: len(select(happened(head, "long"), "epoch")) > trained + 2)
+    wait_until(driver, lambda: trains_on(head, before))
     os.kill(driver.pid, signal.SIGINT)
     assert finish(driver, check=False)["exit_code"] == 130
     last = happened(head, "long")[-1]
@@ -149,42 +200,14 @@ def test_ctrl_c_drains_a_study_that_joined_the_head(head: Head) -> None:
     check_no_epoch_was_trained_again(happened(head, "long"))
 
 
-def test_a_job_whose_study_is_refused_ends_with_its_code(head: Head) -> None:
-    """The data is named by a place that this machine cannot judge: only the cluster can."""
-    refused = finish(submit(head, "nodata", "data.source=/nowhere/a.parquet"), check=False)
-    assert (refused["exit_code"], refused["status"]) == (2, "FAILED")
-    assert "/nowhere/a.parquet" in refused["stderr"]
-    assert "its driver with exit code 2" in refused["stderr"]
-
-
-def test_ctrl_c_leaves_the_job_alone(head: Head) -> None:
-    following = submit(head, "alone", "data.source=/nowhere/a.parquet")
-    assert following.stderr is not None
-    said = following.stderr.readline()
-    assert "job m2pt-alone-1 is handed in" in said
-    os.kill(following.pid, signal.SIGINT)
-    left = finish(following, check=False)
-    assert left["exit_code"] == 130
-    assert "goes on without this terminal" in left["stderr"]
-    assert "orchestrator logs alone --storage" in left["stderr"]
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    status = ("ray", "job", "status", "--address", head.dashboard, "m2pt-alone-1")
-    while "failed" not in (found := said_by(head, *status)):
-        assert "stopped" not in found
-        assert time.monotonic() < deadline
-        time.sleep(1)
-
-
 @pytest.mark.parametrize("token", ["wrong", None])
 def test_a_wrong_or_missing_token_is_refused(head: Head, token: str | None) -> None:
     variables = {"RAY_AUTH_TOKEN": token or "", "RAY_AUTH_TOKEN_PATH": "/nowhere"}
-    refused = finish(submit(head, "wrong", **variables), check=False)
+    refused = told(head, *words(head, "wrong"), **variables)
     assert refused["exit_code"] == 5
     assert ("refuses the token" if token else "asks for a token") in refused["error"]
     assert "`ray get-auth-token`" in refused["error"]
-    doctor = finish(
-        head.orchestrator("doctor", "--json", "--address", head.dashboard, **variables), check=False
-    )
+    doctor = told(head, "doctor", "--address", head.dashboard, **variables)
     assert doctor["exit_code"] == 5
     (failed,) = (check for check in doctor["checks"] if check["state"] == "failed")
     assert failed["name"] == "Ray token"
@@ -195,8 +218,10 @@ def test_a_wrong_or_missing_token_is_refused(head: Head, token: str | None) -> N
 @pytest.mark.parametrize("inside", [False, True])
 def test_the_doctor_finds_the_head_well(head: Head, inside: bool) -> None:
     address = head.address if inside else head.dashboard
-    looking = head.orchestrator("doctor", "tiny.yaml", "--json", "--address", address)
-    found = finish(looking)
+    words = ("doctor", "tiny.yaml", "--address", address)
+    # inside, in a process of its own: it joins, as Ray lets a process do with one token alone
+    found = finish(head.orchestrator(*words, "--json")) if inside else told(head, *words)
+    assert found["exit_code"] == 0, found
     states = {check["name"]: check["state"] for check in found["checks"]}
     assert states["Ray"] == states["Ray token"] == states["Ray resources"] == "ok"
     if inside:

@@ -1,12 +1,16 @@
 """A study on a real S3 server and a real MLflow server, read back with the plain clients."""
 
 import hashlib
+import io
 import json
-import subprocess
+import os
 from collections.abc import Iterator
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
+from warnings import catch_warnings, simplefilter
 
 import pytest
 from safetensors.torch import load, load_file
@@ -17,11 +21,9 @@ from orchestrator.tracking.journal import read_events
 from orchestrator.tracking.record import fold
 from tests.contract.mlflow_setup import Server
 from tests.studies import (
-    PATIENCE_SECONDS,
     check_each_trial_ended_once,
-    kill_all,
+    environment,
     select,
-    start,
     verb,
 )
 from tests.swift import Swift, use
@@ -85,6 +87,17 @@ class Searched:
         }
 
 
+def _said(folder: Path, command: list[str]) -> tuple[str, str]:
+    """What a verb says on a person's terminal, in this process: stdout, stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    own = mock.patch.dict(os.environ, environment(folder))
+    with own, chdir(folder), redirect_stdout(out), redirect_stderr(err), catch_warnings():
+        simplefilter("ignore")  # of libraries about each other
+        code = main(command)
+    assert code == 0, f"{out.getvalue()}\n{err.getvalue()}"
+    return out.getvalue(), err.getvalue()
+
+
 @pytest.fixture(scope="module")
 def searched(swift: Swift, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
     folder = tmp_path_factory.mktemp("s3")
@@ -95,13 +108,7 @@ def searched(swift: Swift, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         found = Searched(folder, swift, swift.bucket(), server.uri, "", "")
         try:
             server.start()
-            driver = start(folder, *found.command)
-            try:
-                out, err = driver.communicate(timeout=PATIENCE_SECONDS)
-            except subprocess.TimeoutExpired:
-                kill_all(driver)
-                raise
-            assert driver.returncode == 0, f"{out}\n{err}"
+            out, err = _said(folder, found.command)
             yield Searched(folder, swift, found.bucket, server.uri, out, err)
         finally:
             server.kill()
