@@ -16,7 +16,6 @@ import pytest
 from orchestrator.ray_backend.jobs import ENDED
 from orchestrator.storage import layout
 from orchestrator.storage.uri import Store
-from tests.contract.mlflow_setup import wait_for
 from tests.ray.head import Head, running_head
 from tests.studies import (
     PATIENCE_SECONDS,
@@ -153,9 +152,10 @@ def test_a_job_whose_supervisor_is_killed_goes_on_when_it_is_handed_in_again(hea
     following = submit(head, "long", "training.epochs=5000")
     wait_until(following, lambda: trains_on(head, before))
     assert happened(head, "long")[: len(before)] == before
-    check_no_token(head, lost["stderr"] + interrupted(following))
-    left = happened(head, "long")
-    wait_for(lambda: trains_on(head, left))
+    assert client(head).stop_job("m2pt-long-2")
+    stopped = finish(following, check=False)
+    assert (stopped["exit_code"], stopped["status"]) == (130, "STOPPED")
+    check_no_token(head, lost["stderr"] + stopped["stderr"])
 
 
 def trains_on(head: Head, before: list[dict[str, Any]]) -> bool:
@@ -164,22 +164,8 @@ def trains_on(head: Head, before: list[dict[str, Any]]) -> bool:
     return len(select(happened(head, "long"), "epoch")) > trained + 2
 
 
-def interrupted(following: subprocess.Popen[str]) -> str:
-    """Ctrl-C at a `submit` that follows the second job: it leaves the job alone, and says so."""
-    os.kill(following.pid, signal.SIGINT)
-    left = finish(following, check=False)
-    said = str(left["stderr"])
-    assert (left["exit_code"], left["status"]) == (130, "RUNNING")
-    assert "job m2pt-long-2 is handed in" in said
-    assert "goes on without this terminal" in said
-    assert "orchestrator logs long --storage" in said
-    return said
-
-
-def test_a_stopped_job_drains(head: Head) -> None:
-    """The one that was handed in again, stopped as Ray's users do."""
-    assert client(head).stop_job("m2pt-long-2")
-    assert ended(head, "m2pt-long-2") == "STOPPED"  # `submit` would end with 130, as unit tests say
+def test_a_stopped_job_has_drained(head: Head) -> None:
+    """The one that was handed in again."""
     store = Store.open(str(head.folder / "store"))
     assert json.loads(store.get(layout.lease("long", 2)))["released"]
     last = happened(head, "long")[-1]
@@ -198,6 +184,18 @@ def test_ctrl_c_drains_a_study_that_joined_the_head(head: Head) -> None:
     last = happened(head, "long")[-1]
     assert (last["kind"], last["why"]) == ("study_stopped", "SIGINT was received")
     check_no_epoch_was_trained_again(happened(head, "long"))
+
+
+def test_ctrl_c_leaves_the_job_alone(head: Head) -> None:
+    following = submit(head, "alone", "data.source=/nowhere/a.parquet")
+    assert following.stderr is not None
+    assert "job m2pt-alone-1 is handed in" in following.stderr.readline()
+    os.kill(following.pid, signal.SIGINT)
+    left = finish(following, check=False)
+    assert left["exit_code"] == 130
+    assert "goes on without this terminal" in left["stderr"]
+    assert "orchestrator logs alone --storage" in left["stderr"]
+    assert ended(head, "m2pt-alone-1") == "FAILED"  # as it would have: its data is nowhere
 
 
 @pytest.mark.parametrize("token", ["wrong", None])
