@@ -69,18 +69,23 @@ def orchestrator(folder: Path, *arguments: str, check: bool = True) -> Any:
     return finish(start(folder, *arguments, "--json"), check=check)
 
 
-def verb(folder: Path, *arguments: str, check: bool = True) -> Any:
-    """As `orchestrator`, in this process, which has imported everything: that takes ten seconds of
-    a core."""
+def said(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """Run a verb in this process, which has imported everything: that takes ten seconds of a core.
+    Its exit code, stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
     own = mock.patch.dict(os.environ, environment(folder))
     with own, chdir(folder), redirect_stdout(out), redirect_stderr(err), catch_warnings():
         simplefilter("ignore")  # of libraries about each other
-        code = cli.main([*arguments, "--json"])
+        code = cli.main(list(arguments))
+    return code, out.getvalue(), err.getvalue()
+
+
+def verb(folder: Path, *arguments: str, check: bool = True) -> Any:
+    """As `orchestrator`, in this process (see `said`)."""
+    code, out, err = said(folder, *arguments, "--json")
     if check and code:
-        raise AssertionError(f"exit code {code}\n{out.getvalue()}\n{err.getvalue()}")
-    last = json.loads(out.getvalue().strip().splitlines()[-1])
-    return {**last, "exit_code": code, "stderr": err.getvalue()}
+        raise AssertionError(f"exit code {code}\n{out}\n{err}")
+    return {**json.loads(out.strip().splitlines()[-1]), "exit_code": code, "stderr": err}
 
 
 def finish(process: subprocess.Popen[str], *, check: bool = True) -> Any:

@@ -1,16 +1,11 @@
 """A study on a real S3 server and a real MLflow server, read back with the plain clients."""
 
 import hashlib
-import io
 import json
-import os
 from collections.abc import Iterator
-from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
-from warnings import catch_warnings, simplefilter
 
 import pytest
 from safetensors.torch import load, load_file
@@ -22,7 +17,7 @@ from orchestrator.tracking.record import fold
 from tests.contract.mlflow_setup import Server
 from tests.studies import (
     check_each_trial_ended_once,
-    environment,
+    said,
     select,
     verb,
 )
@@ -87,17 +82,6 @@ class Searched:
         }
 
 
-def _said(folder: Path, command: list[str]) -> tuple[str, str]:
-    """What a verb says on a person's terminal, in this process: stdout, stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    own = mock.patch.dict(os.environ, environment(folder))
-    with own, chdir(folder), redirect_stdout(out), redirect_stderr(err), catch_warnings():
-        simplefilter("ignore")  # of libraries about each other
-        code = main(command)
-    assert code == 0, f"{out.getvalue()}\n{err.getvalue()}"
-    return out.getvalue(), err.getvalue()
-
-
 @pytest.fixture(scope="module")
 def searched(swift: Swift, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
     folder = tmp_path_factory.mktemp("s3")
@@ -108,7 +92,8 @@ def searched(swift: Swift, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         found = Searched(folder, swift, swift.bucket(), server.uri, "", "")
         try:
             server.start()
-            out, err = _said(folder, found.command)
+            code, out, err = said(folder, *found.command)
+            assert code == 0, f"{out}\n{err}"
             yield Searched(folder, swift, found.bucket, server.uri, out, err)
         finally:
             server.kill()
