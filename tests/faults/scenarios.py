@@ -136,14 +136,14 @@ SCENARIOS = (
         "trials wait",
         "everything; no attempt is spent",
         "the worker, for `failures.storage_minutes`",
-        "faults/test_storage_away.py::test_an_outage_costs_time_alone",
+        "faults/test_trials.py::test_an_outage_costs_time_alone",
     ),
     Scenario(
         "the storage, for two minutes, under a whole study",
         "driver and trials wait; events stay on the driver's disk",
         "everything, to the last bit; no attempt is spent",
         "driver and worker",
-        "faults/test_storage_away.py::test_a_study_outlives_two_minutes_without_its_store_and_more_without_its_mlflow",
+        "faults/test_trials.py::test_a_study_outlives_two_minutes_without_its_store_and_more_without_its_mlflow",
     ),
     Scenario(
         "a storage that is overloaded (503), broken (500), full (507), resets connections, or takes"
@@ -151,21 +151,21 @@ SCENARIOS = (
         "trials wait; new credentials are looked up",
         "everything; no attempt is spent",
         "the worker, for `failures.storage_minutes`",
-        "faults/test_storage_away.py::test_a_spell_of_faults_costs_time_alone",
+        "faults/test_trials.py::test_a_spell_of_faults_costs_time_alone",
     ),
     Scenario(
         "a slow storage whose answers get lost",
         "uploads go on while the next epoch trains",
         "everything",
         "the worker",
-        "faults/test_storage_away.py::test_a_slow_store_and_lost_answers_cost_time_alone",
+        "faults/test_trials.py::test_a_slow_store_and_lost_answers_cost_time_alone",
     ),
     Scenario(
         "an upload that is refused (403)",
         "it is never called a checkpoint; the trial fails after its attempts",
         "the checkpoint before",
         "twice a trial (`failures.retries.storage`), then you",
-        "faults/test_storage_away.py::test_a_refused_upload_is_never_called_a_checkpoint",
+        "faults/test_trials.py::test_a_refused_upload_is_never_called_a_checkpoint",
     ),
     Scenario(
         "MLflow's server: `kill -9`",

@@ -26,6 +26,7 @@ from tests.studies import (
     check_no_epoch_was_trained_again,
     events,
     finish,
+    said,
     select,
     start,
     verb,
@@ -124,9 +125,8 @@ def test_mlflow_shows_what_the_journal_says(searched: Searched) -> None:
 
 def test_the_same_command_again_trains_nothing_and_says_so(searched: Searched) -> None:
     before, began = searched.events, time.monotonic()
-    again = start(searched.folder, "search", "small.yaml", "--storage", "studies")
-    out, err = again.communicate(timeout=120)
-    assert again.returncode == 0, err
+    code, out, err = said(searched.folder, "search", "small.yaml", "--storage", "studies")
+    assert code == 0, err
     assert "is finished; nothing was trained" in out
     assert searched.record.verdict is not None
     assert searched.record.verdict.split()[0] in out

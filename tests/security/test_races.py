@@ -161,9 +161,9 @@ def test_a_study_has_one_owner(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_study_has_one_owner_each_time(tmp_path: Path) -> None:
-    lease_race(Store.open(str(tmp_path)), 30, heartbeat_seconds=0.05, expiry_seconds=5)
+    lease_race(Store.open(str(tmp_path)), 12, heartbeat_seconds=0.05, expiry_seconds=5)
 
 
 @pytest.mark.slow
 def test_a_study_in_a_bucket_has_one_owner(s3: str) -> None:
-    lease_race(Store.open(s3), 4, heartbeat_seconds=0.2, expiry_seconds=10)
+    lease_race(Store.open(s3), 2, heartbeat_seconds=0.2, expiry_seconds=10)

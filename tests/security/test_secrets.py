@@ -1,7 +1,8 @@
 """Canaries where secrets are: in the environment and in addresses. Nothing that is written has one.
 
-A study on S3 looks for S3's secret in tests/ray/test_s3_study.py; addresses that an experiment
-file may not have are in tests/contract/test_wrong_input.py.
+A whole study is looked at in tests/ray/test_quickstart.py, and one on S3 for S3's secret in
+tests/ray/test_s3_study.py; addresses that an experiment file may not have are in
+tests/contract/test_wrong_input.py.
 """
 
 import base64
@@ -9,15 +10,11 @@ import http.server
 import io
 import logging
 import os
-import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from orchestrator import environment
@@ -30,37 +27,7 @@ from orchestrator.storage.uri import Store
 from orchestrator.tracking.journal import Journal, read_events
 from orchestrator.tracking.mlflow import Tracker
 from tests.contract.wrong_input import BASE
-from tests.studies import PATIENCE_SECONDS, TINY, kill_all, start, verb
-
-SECRET = "canary9Zx81Qm42secret"  # of letters and digits: the same in every writing but base64
-PAIR = f"somebody:{SECRET}"
-ENVIRONMENT = {
-    "AWS_ACCESS_KEY_ID": "AKIACANARY7777777777",
-    "AWS_SECRET_ACCESS_KEY": SECRET + "A",
-    "AWS_SESSION_TOKEN": SECRET + "B",
-    "RAY_AUTH_TOKEN": SECRET + "C" + "0" * 20,
-    "MLFLOW_TRACKING_USERNAME": "somebody",
-    "MLFLOW_TRACKING_PASSWORD": SECRET,
-    "MLFLOW_TRACKING_URI": f"postgresql://{PAIR}@127.0.0.1:9/runs",
-    "MLFLOW_BACKEND_STORE_URI": f"postgresql://{PAIR}@127.0.0.1:9/runs",
-    "DATABASE_URL": f"http://{PAIR}@127.0.0.1:9",
-}
-MARKS = (SECRET.encode(), base64.b64encode(PAIR.encode()), b"AKIACANARY7777777777")
-
-
-def leaks(written: dict[str, bytes]) -> list[str]:
-    """The names of what has a canary in it."""
-    return [name for name, content in written.items() if any(mark in content for mark in MARKS)]
-
-
-def files(*folders: Path) -> dict[str, bytes]:
-    """All files of folders; what comes and goes meanwhile is left out."""
-    found = {}
-    for path in (path for folder in folders for path in folder.rglob("*")):
-        with suppress(OSError):
-            if path.is_file():
-                found[str(path)] = path.read_bytes()
-    return found
+from tests.security.canaries import ENVIRONMENT, PAIR, SECRET, files, leaks
 
 
 @pytest.fixture
@@ -218,88 +185,6 @@ def test_a_server_that_repeats_the_password_is_not_quoted(planted: Path, parrot:
         check(parrot)
     assert "who is somebody:***? (Basic ***" in str(refused.value)
     assert not leaks({"error": str(refused.value).encode()})
-
-
-# A whole study ---------------------------------------------------------------------------------
-
-
-class Watch:
-    """What the processes of a study show to everybody on their machine, from start to end."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.commands: set[str] = set()
-        self.listens: set[tuple[str, str]] = set()
-        self._process = process
-        self._thread = threading.Thread(target=self._look_on, daemon=True)
-        self._thread.start()
-
-    def _look_on(self) -> None:
-        while self._process.poll() is None:
-            with suppress(psutil.Error):
-                driver = psutil.Process(self._process.pid)
-                for one in [driver, *driver.children(recursive=True)]:
-                    self._look(one)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(0.5)
-
-    def _look(self, one: Any) -> None:
-        with suppress(psutil.Error):
-            self.commands.add(" ".join(one.cmdline()))
-            for link in one.net_connections("inet"):
-                if link.status == psutil.CONN_LISTEN:
-                    self.listens.add((link.laddr.ip, one.name()))
-
-
-@pytest.fixture(scope="module")
-def studied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path, Watch, str]]:
-    """A study with every secret in its environment: its folder, Ray's, and what it said."""
-    folder = tmp_path_factory.mktemp("secrets")
-    (folder / "tiny.yaml").write_text(TINY.replace("epochs: 4", "epochs: 1"))
-    # not in pytest's folder: Ray's sockets need a short path
-    with (
-        tempfile.TemporaryDirectory(prefix="m2pts", dir="/tmp", ignore_cleanup_errors=True) as ray,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        for name, value in {**ENVIRONMENT, "RAY_TMPDIR": ray}.items():
-            patch.setenv(name, value)
-        patch.delenv("RAY_AUTH_MODE", raising=False)
-        driver = start(folder, "search", "tiny.yaml")
-        watch = Watch(driver)
-        try:
-            out, err = driver.communicate(timeout=PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            kill_all(driver)
-            raise
-        assert driver.returncode == 0, f"{out}\n{err}"
-        for words in (["report", "tiny", "--to", "report"], ["export", "tiny", "--to", "model"]):
-            out += str(verb(folder, *words))
-        yield folder, Path(ray), watch, out + err
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_study_writes_no_secret(studied: tuple[Path, Path, Watch, str]) -> None:
-    folder, session, watch, said = studied
-    written = files(folder, session)
-    for part in ("mlflow.db", "experiment.yaml", "report.html", "model.json", "gcs_server.out"):
-        assert any(name.endswith(part) for name in written), part
-    assert any("/logs/worker-" in name or "/logs/python-core-" in name for name in written)
-    written |= {"said": said.encode()}
-    written |= {f"command {text[:200]}": text.encode() for text in watch.commands}
-    assert any("raylet" in text for text in watch.commands)
-    assert not leaks(written)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_study_listens_on_loopback_alone(studied: tuple[Path, Path, Watch, str]) -> None:
-    listens = studied[2].listens
-    assert any("raylet" in name for _, name in listens)
-    outside = {one for one in listens if not one[0].removeprefix("::ffff:").startswith("127.")}
-    # PyTorch's rendezvous of a gang, a table of addresses, cannot be told where to listen;
-    # a worker is named after what it does at the moment
-    rendezvous = {"ray::RayTrainWorker", "ray::execute"}
-    assert {name.partition(".")[0] for _, name in outside} <= rendezvous, outside
 
 
 @pytest.mark.parametrize("token", ["", "of-mine-and-long-enough"])
