@@ -6,6 +6,9 @@ STAMP := $(VENV)/.installed
 PACKAGES := --constraint constraints.txt --editable '.[test]'
 UV := $(BIN)/uv pip install --quiet --system-certs --compile-bytecode --python $(BIN)/python
 
+# or each of a study's processes would compile all of this project anew
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart test fast lint clean
 
 quickstart: $(STAMP)

@@ -1,7 +1,7 @@
 """Canaries where secrets are: in the environment and in addresses. Nothing that is written has one.
 
 A whole study is looked at in tests/ray/test_quickstart.py, and one on S3 for S3's secret in
-tests/ray/test_s3_study.py; addresses that an experiment file may not have are in
+tests/ray/kept_gang/test_s3_study.py; addresses that an experiment file may not have are in
 tests/contract/test_wrong_input.py.
 """
 

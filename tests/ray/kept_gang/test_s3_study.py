@@ -15,9 +15,9 @@ from orchestrator.storage.uri import Store
 from orchestrator.tracking.journal import read_events
 from orchestrator.tracking.record import fold
 from tests.contract.mlflow_setup import Server
+from tests.ray.kept_gang.kept import Kept
 from tests.studies import (
     check_each_trial_ended_once,
-    said,
     select,
     verb,
 )
@@ -83,7 +83,9 @@ class Searched:
 
 
 @pytest.fixture(scope="module")
-def searched(swift: Swift, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
+def searched(
+    swift: Swift, kept: Kept, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Searched]:
     folder = tmp_path_factory.mktemp("s3")
     (folder / "borrowing.yaml").write_text(BORROWING)
     server = Server(folder)
@@ -92,7 +94,7 @@ def searched(swift: Swift, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         found = Searched(folder, swift, swift.bucket(), server.uri, "", "")
         try:
             server.start()
-            code, out, err = said(folder, *found.command)
+            code, out, err = kept.said(folder, *found.command)
             assert code == 0, f"{out}\n{err}"
             yield Searched(folder, swift, found.bucket, server.uri, out, err)
         finally:

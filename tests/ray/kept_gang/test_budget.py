@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.tracking.record import StudyRecord, fold
 from tests.contract.mlflow_setup import Target
-from tests.ray.kept import Verb, kept_gang
+from tests.ray.kept_gang.kept import Kept
 from tests.studies import (
     check_each_trial_ended_once,
     check_no_epoch_was_trained_again,
@@ -41,14 +41,13 @@ search:
 """
 
 
-def test_a_study_goes_on_from_cap_to_cap(tmp_path: Path, ray_head: str) -> None:
+def test_a_study_goes_on_from_cap_to_cap(tmp_path: Path, kept: Kept) -> None:
     (tmp_path / "small.yaml").write_text(SMALL)
     one = Capped(tmp_path)
-    one.run_out_of_time_while_gangs_are_opened(ray_head)
-    with kept_gang(ray_head) as study:
-        one.run_out_of_training_in_the_first_trial(study)
-        one.run_out_of_trials(study)
-        one.finish_without_caps(study)
+    one.run_out_of_time_while_gangs_are_opened(kept)
+    one.run_out_of_training_in_the_first_trial(kept)
+    one.run_out_of_trials(kept)
+    one.finish_without_caps(kept)
 
 
 @dataclass(frozen=True)
@@ -66,10 +65,10 @@ class Capped:
         printed = verb(self.folder, *words, "--storage", "studies", check=False)
         return printed, events(self.storage, "capped")
 
-    def run_out_of_time_while_gangs_are_opened(self, address: str) -> None:
+    def run_out_of_time_while_gangs_are_opened(self, kept: Kept) -> None:
         """The same command again says so at once."""
         capped = ("search", "small.yaml", "--set", "budget.wall_clock_hours=1e-3")
-        ended, happened = self.run(verb, *capped, "--address", address)
+        ended, happened = self.run(kept.study_of_its_own_gangs, *capped)
         assert ended["exit_code"] == 7
         assert happened[-1]["kind"] == "study_stopped"
         assert happened[-1]["why"].startswith("budget.wall_clock_hours is spent: ")
@@ -77,14 +76,14 @@ class Capped:
         assert "`orchestrator resume capped --storage" in ended["error"]
         assert "--set budget.wall_clock_hours=" in ended["error"]
         began = time.monotonic()
-        again, unchanged = self.run(verb, *capped, "--address", address)
+        again, unchanged = self.run(verb, *capped, "--address", kept.address)
         assert (again["exit_code"], unchanged) == (7, happened)
         assert time.monotonic() - began < 60  # 2 s on a quiet machine: Ray was not started
 
-    def run_out_of_training_in_the_first_trial(self, study: Verb) -> None:
+    def run_out_of_training_in_the_first_trial(self, kept: Kept) -> None:
         """It keeps its checkpoint."""
         ended, happened = self.run(
-            study, "search", "small.yaml", "--set", "budget.training_hours=1e-5"
+            kept.study, "search", "small.yaml", "--set", "budget.training_hours=1e-5"
         )
         assert ended["exit_code"] == 7
         assert happened[-1]["budget"]["cap"] == "training_hours"
@@ -98,9 +97,9 @@ class Capped:
         assert status["budget"]["training_hours"]["cap"] == 1e-5
         assert status["budget"]["wall_clock_hours"]["cap"] is None
 
-    def run_out_of_trials(self, study: Verb) -> None:
+    def run_out_of_trials(self, kept: Kept) -> None:
         """What was started runs out, and the last place is the second baseline's."""
-        ended, happened = self.run(study, "resume", "capped", "--set", "budget={trials: 3}")
+        ended, happened = self.run(kept.study, "resume", "capped", "--set", "budget={trials: 3}")
         assert ended["exit_code"] == 7
         record = fold(happened)
         ended_as = [(trial.stage, trial.status) for trial in record.trials.values()]
@@ -108,14 +107,14 @@ class Capped:
         assert happened[-1]["budget"] == {"cap": "trials", "spent": 3, "limit": 3}
         assert statuses(self.storage) == {"": "KILLED"} | dict.fromkeys(begun(record), "FINISHED")
 
-    def finish_without_caps(self, study: Verb) -> None:
+    def finish_without_caps(self, kept: Kept) -> None:
         """On other resources; what the study is cannot be changed."""
         before = events(self.storage, "capped")
         refused, unchanged = self.run(verb, "resume", "capped", "--set", "training.epochs=21")
         assert (refused["exit_code"], unchanged) == (2, before)
         assert "training.epochs: 20 there, 21 here" in refused["error"]
         done, happened = self.run(
-            study, "search", "small.yaml", "--set", "resources.cpus_per_worker=0.5"
+            kept.study, "search", "small.yaml", "--set", "resources.cpus_per_worker=0.5"
         )
         assert (done["exit_code"], done["status"]) == (0, "finished")
         assert list(check_each_trial_ended_once(happened).values()) == ["finished"] * 4

@@ -4,7 +4,6 @@ import html
 import json
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from orchestrator.storage.uri import Store
 from orchestrator.tracking.journal import JournalReader
 from orchestrator.tracking.record import StudyRecord, fold
 from tests.contract.mlflow_setup import Target
-from tests.ray.kept import Verb, kept_gang
+from tests.ray.kept_gang.kept import Kept
 from tests.studies import (
     SEARCH,
     check_each_trial_ended_once,
@@ -68,16 +67,10 @@ class Searched:
 
 
 @pytest.fixture(scope="module")
-def study(ray_head: str) -> Iterator[Verb]:
-    with kept_gang(ray_head) as study:
-        yield study
-
-
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory, study: Verb) -> Searched:
+def searched(tmp_path_factory: pytest.TempPathFactory, kept: Kept) -> Searched:
     folder = tmp_path_factory.mktemp("search")
     (folder / "small.yaml").write_text(SEARCH)
-    return Searched(folder, study(folder, "search", "small.yaml", "--storage", "studies"))
+    return Searched(folder, kept.study(folder, "search", "small.yaml", "--storage", "studies"))
 
 
 def test_each_trial_ends_once_and_the_printed_figures_are_the_journals(searched: Searched) -> None:
@@ -159,16 +152,14 @@ def test_another_experiment_of_the_same_name_is_refused(searched: Searched) -> N
     assert searched.events == before
 
 
-def test_a_study_is_watched_stopped_and_resumed(
-    searched: Searched, study: Verb, ray_head: str
-) -> None:
+def test_a_study_is_watched_stopped_and_resumed(searched: Searched, kept: Kept) -> None:
     """`train`: a study of one trial, on the auxiliary that the search has made. Its gang stands
     still while it is looked at."""
     folder, name, storage = searched.folder, "small-train", ("--storage", "studies")
     longer = ("--set", f"training.epochs={EPOCHS}", "--set", "pathway.auxiliary=audio")
     slower = ("--set", "training.batch_size=16")
     rarer = ("--set", "checkpoints.every_epochs=100")
-    joined = ("--address", ray_head, "--json")
+    joined = ("--address", kept.address, "--json")
     driver = start(folder, "train", "small.yaml", *storage, *longer, *slower, *rarer, *joined)
     wait_until(driver, lambda: len(select(events(searched.storage, name), "epoch")) > 2)
     worker = worker_of(events(searched.storage, name))
@@ -192,7 +183,7 @@ def test_a_study_is_watched_stopped_and_resumed(
     stopped = events(searched.storage, name)
     check_what_a_stop_leaves(searched.storage, name, stopped)
 
-    resumed = study(folder, "resume", name, *storage)
+    resumed = kept.study(folder, "resume", name, *storage)
     assert (resumed["exit_code"], resumed["status"]) == (0, "finished")
     happened = events(searched.storage, name)
     assert happened[: len(stopped)] == stopped

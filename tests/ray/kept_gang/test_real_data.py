@@ -10,10 +10,10 @@ import torch
 
 from m2pt.data.load import load
 from orchestrator.config.io import load_experiment
-from tests.ray.kept import kept_gang
+from tests.ray.kept_gang.kept import Kept
 from tests.studies import check_each_trial_ended_once, events, select
 
-SHARED = Path(__file__).parents[3] / "shared"
+SHARED = Path(__file__).parents[4] / "shared"
 STUDIES = {"signdigits": "audio", "esc10": "image", "ldraw": "image", "sprites": "point"}
 """Each file, and the auxiliary that is tried here."""
 SHORT = {
@@ -48,11 +48,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "work"
 
 
-def test_each_modality_is_a_target(folder: Path, ray_head: str) -> None:
-    with kept_gang(ray_head) as study:
-        for name, auxiliary in STUDIES.items():
-            assert study(folder, "search", name, *shortened(auxiliary))["exit_code"] == 0
-            check_test_rows_took_no_part(events(folder / "store", name))
+def test_each_modality_is_a_target(folder: Path, kept: Kept) -> None:
+    for name, auxiliary in STUDIES.items():
+        assert kept.study(folder, "search", name, *shortened(auxiliary))["exit_code"] == 0
+        check_test_rows_took_no_part(events(folder / "store", name))
 
 
 def shortened(auxiliary: str) -> list[str]:
