@@ -17,6 +17,7 @@ from typing import NoReturn
 from orchestrator import environment
 from orchestrator.config.names import nearest
 from orchestrator.errors import OrchestratorError, RequestError
+from orchestrator.startup import import_fast
 
 VERBS = {
     "quickstart": "run the example study on this machine, end to end",
@@ -42,6 +43,7 @@ VERBS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code of the design's table, or 1 for a fault of ours."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    import_fast()
     try:
         parsed = _parser(given).parse_args(given)
         module = importlib.import_module(f"orchestrator.commands.{parsed.verb}")

@@ -1,17 +1,20 @@
 """For all tests: Ray's settings stand before anything imports Ray, as in the command line."""
 
+import gc
 import signal
 from collections.abc import Iterator
 
 import hypothesis
 import pytest
-import torch
 
 from orchestrator import environment
 from tests.proxy import ProxiedS3, proxied
 from tests.swift import Swift, running, use
 
 environment.prepare_ray(local=True)
+
+# Nothing that is imported is ever garbage: not looked through while that goes on, nor afterwards.
+gc.disable()
 
 # A shell's background command ignores Ctrl-C, and so would all that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -22,9 +25,17 @@ hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 
 
+def pytest_collection_finish() -> None:
+    """All that tests import is there."""
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     """Models this small lose more to waiting threads than they gain."""
+    import torch  # here: the process that hands out the tests needs none
+
     torch.set_num_threads(1)
 
 

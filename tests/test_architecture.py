@@ -68,9 +68,15 @@ def sources() -> dict[str, ast.Module]:
     return {p.relative_to(ROOT).as_posix(): ast.parse(p.read_text()) for p in sorted(found)}
 
 
-def imports(tree: ast.AST) -> Iterator[str]:
-    """The modules that a tree imports, at any depth, as dotted names."""
-    for node in ast.walk(tree):
+@cache
+def nodes(tree: ast.Module) -> list[ast.AST]:
+    """All of a module, at any depth."""
+    return list(ast.walk(tree))
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """The modules that a module imports, at any depth, as dotted names."""
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -126,7 +132,7 @@ def test_the_environment_is_touched_in_one_file() -> None:
         path
         for path, tree in sources().items()
         if path != "orchestrator/environment.py"
-        for node in ast.walk(tree)
+        for node in nodes(tree)
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "putenv")
     ]
     assert not wrong
@@ -159,7 +165,7 @@ def test_files_and_functions_stay_small() -> None:
         lines = len((ROOT / path).read_text().splitlines())
         if lines > MAX_LINES:
             wrong.append(f"{path}: {lines} lines")
-        for node in ast.walk(tree):
+        for node in nodes(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or 0) - node.lineno + 1
                 arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
@@ -177,7 +183,7 @@ def test_nothing_is_named_for_what_it_is_not() -> None:
     ] + [
         f"{path}: global"
         for path, tree in sources().items()
-        for node in ast.walk(tree)
+        for node in nodes(tree)
         if isinstance(node, ast.Global)
     ]
     assert not wrong

@@ -18,6 +18,7 @@ from orchestrator.config.experiment import Resources
 from orchestrator.errors import ClusterError
 from orchestrator.ray_backend.leases import answer
 from orchestrator.ray_backend.watchdog import watched
+from orchestrator.startup import import_fast
 from orchestrator.study.failures import FailureKind, kind_of, poisons
 
 MAX_RESTARTS = 100  # of one gang; a gang that cannot even start ends much earlier
@@ -33,6 +34,7 @@ def gang_loop(config: Json) -> None:
     Rank 0 speaks with the mailbox; all ranks hear of it by a broadcast over a gloo group of its
     own, so that waiting costs no GPU and never runs into a collective's time-out.
     """
+    import_fast()
     import torch.distributed as dist
 
     from orchestrator.ray_backend.work import perform

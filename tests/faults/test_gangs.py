@@ -21,7 +21,7 @@ def cluster(ray_head: str) -> Iterator[Cluster]:
 
 
 def test_kills_of_workers_cost_no_epoch_and_change_no_bit(cluster: Cluster, tmp_path: Path) -> None:
-    """Rank 1 while it waits, rank 0 in an epoch; rank 1 in an epoch: test_pretraining_killed.py."""
+    """Rank 0 while it waits, and in an epoch; rank 1 in an epoch: test_pretraining_killed.py."""
     with gang_of(cluster, str(tmp_path), workers=2) as bench:
 
         def kill(rank: int) -> None:
@@ -29,7 +29,7 @@ def test_kills_of_workers_cost_no_epoch_and_change_no_bit(cluster: Cluster, tmp_
 
         undisturbed = bench.train("undisturbed")
         assert [report["epoch"] for report in undisturbed] == [1, 2, 3, 4]
-        kill(1)
+        kill(0)
         assert bench.train("killed-idle") == undisturbed
         assert bench.train("killed-busy", on_epoch=once(2, partial(kill, 0))) == undisturbed
         for study in ("killed-idle", "killed-busy"):

@@ -18,7 +18,7 @@ from orchestrator.storage.uri import Store
 from orchestrator.tracking.journal import read_events
 from orchestrator.tracking.record import fold
 from tests.faults.alone import check_it_is_as_if_nothing_had_been
-from tests.faults.bench import Bench, Json, gang_of, once
+from tests.faults.bench import KERNELS_WIDTH, Bench, Json, gang_of, once
 from tests.faults.beside import titled
 from tests.faults.cut_off import EPOCHS, CutOff, cut_off
 from tests.proxy import Answer, Delay, Fault, Lose, Proxy, Reset, proxied
@@ -86,9 +86,10 @@ def test_a_used_gang_trains_as_a_fresh_one(bench: Bench) -> None:
 
 
 def test_each_of_many_compiled_shapes_is_compiled(bench: Bench) -> None:
-    """More shapes than Dynamo keeps variants of (8); the first again at the end, bit by bit."""
+    """More shapes than Dynamo keeps variants of (8); the first again at the end, bit by bit, and
+    with kernels."""
     base = ("resources.compile=true", "training.epochs=1", "model.depth=1")
-    widths = [8, 12, 16, 20, 24, 28, 32, 36, 40, 8]
+    widths = [KERNELS_WIDTH, 8, 16, 20, 24, 28, 32, 40, 44, KERNELS_WIDTH]
     seen: dict[int, Json] = {}
     for number, width in enumerate(widths):
         heads = "model.heads=1"

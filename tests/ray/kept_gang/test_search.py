@@ -2,6 +2,8 @@
 
 import html
 import json
+import os
+import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from orchestrator.storage.uri import Store
 from orchestrator.tracking.journal import JournalReader
 from orchestrator.tracking.record import StudyRecord, fold
 from tests.contract.mlflow_setup import Target
+from tests.faults.beside import Beside, meanwhile
 from tests.ray.kept_gang.kept import Kept
 from tests.studies import (
     SEARCH,
@@ -183,6 +186,12 @@ def test_a_study_is_watched_stopped_and_resumed(searched: Searched, kept: Kept) 
     stopped = events(searched.storage, name)
     check_what_a_stop_leaves(searched.storage, name, stopped)
 
+    with meanwhile(searched.storage, name, interrupt_once_it_trains):
+        ended = kept.study(folder, "resume", name, *storage, check=False)
+    assert ended["exit_code"] == 130
+    stopped = events(searched.storage, name)
+    assert (stopped[-1]["kind"], stopped[-1]["why"]) == ("study_stopped", "SIGINT was received")
+
     resumed = kept.study(folder, "resume", name, *storage)
     assert (resumed["exit_code"], resumed["status"]) == (0, "finished")
     happened = events(searched.storage, name)
@@ -191,6 +200,13 @@ def test_a_study_is_watched_stopped_and_resumed(searched: Searched, kept: Kept) 
     assert [e["epoch"] for e in select(happened, "epoch")] == list(range(1, EPOCHS + 1))
     check_no_epoch_was_trained_again(happened)
     check_mlflow(f"sqlite:///{searched.storage / 'mlflow.db'}", name, fold(happened))
+
+
+def interrupt_once_it_trains(study: Beside) -> None:
+    """Ctrl-C, which comes to this process."""
+    trained = len(select(study.events(), "epoch"))
+    study.until(lambda: len(select(study.events(), "epoch")) > trained + 2)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def worker_of(happened: list[dict[str, Any]]) -> psutil.Process:
