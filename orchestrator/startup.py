@@ -2,7 +2,8 @@
 
 import gc
 
-_OBJECTS, _ROUNDS = 50_000, 20
+_PYTHONS_OWN = gc.get_threshold()
+_SELDOM = (10_000, 10, 10)
 
 
 def import_fast() -> None:
@@ -11,4 +12,11 @@ def import_fast() -> None:
     Torch, Ray and MLflow bring a million objects that stay. With Python's own setting, a look for
     every 700 of them, an eighth to a quarter of the time in which they are imported goes there.
     """
-    gc.set_threshold(_OBJECTS, _ROUNDS, _ROUNDS)
+    gc.set_threshold(*_SELDOM)
+
+
+def all_imported() -> None:
+    """What is there stays, and is looked through no more; garbage is looked for as Python does."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_PYTHONS_OWN)

@@ -1,6 +1,5 @@
 """For all tests: Ray's settings stand before anything imports Ray, as in the command line."""
 
-import gc
 import signal
 from collections.abc import Iterator
 
@@ -8,13 +7,13 @@ import hypothesis
 import pytest
 
 from orchestrator import environment
+from orchestrator.startup import all_imported, import_fast
 from tests.proxy import ProxiedS3, proxied
 from tests.swift import Swift, running, use
 
 environment.prepare_ray(local=True)
 
-# Nothing that is imported is ever garbage: not looked through while that goes on, nor afterwards.
-gc.disable()
+import_fast()
 
 # A shell's background command ignores Ctrl-C, and so would all that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -26,9 +25,8 @@ hypothesis.settings.load_profile("shared machine")
 
 
 def pytest_collection_finish() -> None:
-    """All that tests import is there."""
-    gc.freeze()
-    gc.enable()
+    """What tests import is there."""
+    all_imported()
 
 
 @pytest.fixture(autouse=True, scope="session")

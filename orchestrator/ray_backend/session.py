@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 
 from orchestrator import environment
-from orchestrator.errors import ClusterError, OrchestratorError
+from orchestrator.errors import ClusterError, OrchestratorError, Stopped
 from orchestrator.ray_backend.address import check_reachable
 from orchestrator.ray_backend.capacity import Capacity, in_cluster
 from orchestrator.ray_backend.dashboard import token_remedy
@@ -56,6 +56,9 @@ def _connected(address: str | None) -> Iterator[Cluster]:
                 logging_level=logging.ERROR,
                 **({"include_dashboard": False} if address is None else {}),
             )
+    except Stopped:
+        ray.shutdown()
+        raise
     except Exception as error:  # Ray raises all kinds, a bare Exception among them
         raise _not_let_in(address, error, said.text) from error
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -77,15 +80,27 @@ def _connected(address: str | None) -> Iterator[Cluster]:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Ray's own SIGTERM handler ends the process on the spot; whoever called drains instead."""
+    """Ray's own SIGTERM handler ends the process on the spot; whoever called drains instead.
+
+    Raises:
+        Stopped: SIGTERM came to Ray's handler, and then to the caller's.
+    """
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    terminated = False
     try:
         yield
+    except SystemExit as ended:
+        terminated = ended.code == signal.SIGTERM
+        if not terminated:
+            raise
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, reaction in kept.items():
                 if reaction is not None:  # one that was not set from Python
                     signal.signal(number, reaction)
+    if terminated:
+        signal.raise_signal(signal.SIGTERM)
+        raise Stopped("SIGTERM was received while Ray was started or joined")
 
 
 class _CoreOutput:

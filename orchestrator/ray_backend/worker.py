@@ -14,6 +14,7 @@ from ray.actor import ActorHandle
 from m2pt.training.memory import keep_freed_memory, return_freed_memory
 from m2pt.training.world import World
 from orchestrator.ray_backend.leases import answer
+from orchestrator.startup import all_imported
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -52,8 +53,7 @@ class Gang:
         workers: list[Any] = [None] * world.size
         me = {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid()}
         dist.all_gather_object(workers, me, group=control)
-        gc.collect()
-        gc.freeze()  # the libraries live as long as the gang: no later collection walks them
+        all_imported()  # the libraries live as long as the gang
         gang.attempt = gang.broadcast(
             lambda: answer(gang.mailbox.register.remote(gang.number, workers), gone=0)
         )

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
+import ray
 
 from orchestrator.conduct import brake
 from orchestrator.conduct.brake import Brake, request_stop
+from orchestrator.errors import Stopped
+from orchestrator.ray_backend.session import connect
 from orchestrator.storage import layout
 from orchestrator.storage.lease import Lease, read_owner
 from orchestrator.storage.uri import Store
@@ -82,3 +85,20 @@ def test_a_request_speaks_to_one_owner(tmp_path: Path, monkeypatch: pytest.Monke
     assert stopping.why == "asked to stop by the test, to 2"
     (left,) = (entry.key for entry in store.list(layout.controls("s")))
     assert json.loads(store.get(left))["by"] == "the test, to 3"
+
+
+def test_a_signal_to_ray_that_is_being_joined_stops_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's own handler would end the process, and the study would not know why."""
+
+    def init(**_: object) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as Ray does
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(ray, "init", init)
+    store = Store.open(str(tmp_path))
+    with Lease.acquire(store, "s") as lease, Brake(store, "s", lease) as stopping:
+        with pytest.raises(Stopped), connect(None):
+            raise AssertionError("it was not joined")
+        assert stopping.why == "SIGTERM was received"
