@@ -1,5 +1,6 @@
 """How a process of ours begins."""
 
+import atexit
 import gc
 
 _PYTHONS_OWN = gc.get_threshold()
@@ -16,7 +17,12 @@ def import_fast() -> None:
 
 
 def all_imported() -> None:
-    """What is there stays, and is looked through no more; garbage is looked for as Python does."""
+    """What is there stays, and is looked through no more; garbage is looked for as Python does.
+
+    At the process's end it is looked through again: nanobind, in Triton, reports on the terminal
+    what is left then.
+    """
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)
     gc.set_threshold(*_PYTHONS_OWN)
