@@ -37,7 +37,7 @@ SCENARIOS = (
         "it goes on from its last checkpoint, as a trial does",
         "every checkpoint; the weights are those of a run that nothing happened to",
         "Ray Train; then you: the same command goes on",
-        "faults/test_pretraining_killed.py::test_a_pretraining_goes_on_after_a_worker_and_after_everything_was_killed",
+        "ray/kept_gang/test_pretraining_killed.py::test_a_pretraining_goes_on_after_a_worker_and_after_everything_was_killed",
     ),
     Scenario(
         "Ray Train's controller",
@@ -65,7 +65,7 @@ SCENARIOS = (
         "nothing, until the same command, or `resume`, is given anywhere",
         "finished trials, every checkpoint; MLflow is made anew",
         "you",
-        "faults/test_driver_killed.py::test_the_same_command_goes_on_after_everything_was_killed",
+        "ray/kept_gang/test_driver_killed.py::test_the_same_command_goes_on_after_everything_was_killed",
     ),
     Scenario(
         "two drivers on one study, started within 100 ms",

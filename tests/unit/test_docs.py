@@ -34,7 +34,7 @@ RUN_ELSEWHERE = {
     "make test": ".ci/run",
     "make fast": "Makefile",
     "search": "tests/ray/kept_gang/test_search.py",
-    "pretrain": "tests/faults/test_pretraining_killed.py",
+    "pretrain": "tests/ray/kept_gang/test_pretraining_killed.py",
     "status": "tests/ray/kept_gang/test_search.py",
     "stop": "tests/ray/kept_gang/test_search.py",
     "resume": "tests/ray/kept_gang/test_search.py",

@@ -15,6 +15,7 @@ from orchestrator.config.io import parse_experiment
 from orchestrator.storage import layout
 from orchestrator.storage.uri import Store
 from orchestrator.tracking.record import fold
+from tests.ray.kept_gang.kept import Kept
 from tests.studies import events, kill_all, select, start, verb, wait_until
 from tests.tracked import check_mlflow
 
@@ -44,7 +45,7 @@ NAME = "making-pretrain"
 
 
 def test_a_pretraining_goes_on_after_a_worker_and_after_everything_was_killed(
-    tmp_path: Path, ray_head: str
+    tmp_path: Path, kept: Kept
 ) -> None:
     (tmp_path / "making.yaml").write_text(TEXT)
     command = ("pretrain", "making.yaml", "--storage", "studies")
@@ -64,7 +65,7 @@ def test_a_pretraining_goes_on_after_a_worker_and_after_everything_was_killed(
     kill_all(driver)
 
     alone = ("--set", "resources.workers=1")  # as many as there are now: it is the same
-    done = verb(tmp_path, *command, *alone, "--address", ray_head)
+    done = kept.study(tmp_path, *command, *alone)
     happened = events(storage, NAME)
     check_nothing_was_done_twice(happened)
     check_weights(done["weights"], storage)

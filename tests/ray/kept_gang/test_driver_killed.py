@@ -14,6 +14,7 @@ from orchestrator.storage.lease import Lease
 from orchestrator.storage.uri import Store
 from orchestrator.tracking.record import fold
 from tests.faults.alone import check_it_is_as_if_nothing_had_been
+from tests.ray.kept_gang.kept import Kept
 from tests.studies import (
     SEARCH,
     check_each_trial_ended_once,
@@ -22,7 +23,6 @@ from tests.studies import (
     kill_all,
     select,
     start,
-    verb,
     wait_until,
 )
 from tests.tracked import check_mlflow
@@ -33,7 +33,7 @@ pytestmark = [
     # of SQLAlchemy, about MLflow's own tables
     pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
 ]
-EPOCHS = 16
+EPOCHS = 12
 PLAN = ("search.trials=2", "search.seeds=1", "search.confirm=0", "resources.concurrent_trials=1")
 LONG = (f"training.epochs={EPOCHS}", "training.batch_size=8")
 # no other test makes these weights: where the study goes on, no cache can hold them
@@ -41,7 +41,7 @@ OWN = ("auxiliaries.audio.pretrain.batch_size=48",)
 
 
 def test_the_same_command_goes_on_after_everything_was_killed(
-    tmp_path: Path, ray_head: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "small.yaml").write_text(SEARCH)
     sets = [word for override in (*PLAN, *LONG, *OWN) for word in ("--set", override)]
@@ -57,9 +57,9 @@ def test_the_same_command_goes_on_after_everything_was_killed(
     far = leave_only_the_prefix(tmp_path, storage)
     plant_pickles(storage, far / "unpickled")
     (far / "small.yaml").write_text(SEARCH)
-    words = ("search", "small.yaml", "--storage", str(storage), "--address", ray_head, *sets)
+    words = ("search", "small.yaml", "--storage", str(storage), *sets)
     with elsewhere(monkeypatch, far):
-        assert verb(far, *words)["exit_code"] == 0
+        assert kept.study(far, *words)["exit_code"] == 0
     assert not (far / "unpickled").exists()
     after = events(storage, "small")
     ended = check_each_trial_ended_once(after)
