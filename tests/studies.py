@@ -109,8 +109,8 @@ def wait_until(process: subprocess.Popen[str], condition: Callable[[], Any]) -> 
     return found
 
 
-def start(folder: Path, *arguments: str, new_session: bool = False) -> subprocess.Popen[str]:
-    """Start a verb in `folder`; in a session of its own it can be ended with all it started."""
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start a verb in `folder`."""
     return subprocess.Popen(
         [sys.executable, "-m", "orchestrator", *arguments],
         cwd=folder,
@@ -118,7 +118,6 @@ def start(folder: Path, *arguments: str, new_session: bool = False) -> subproces
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=new_session,
     )
 
 

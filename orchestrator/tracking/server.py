@@ -1,6 +1,6 @@
 """An MLflow server on loopback for a tracking store on this machine."""
 
-import contextlib
+import signal
 import subprocess
 import sys
 
@@ -23,10 +23,31 @@ def study_page(uri: str, server: str, study: str, record: StudyRecord) -> str:
 
 
 def serve(uri: str, port: int) -> int:
-    """Run `mlflow server` on the store `uri` until it ends or is interrupted."""
+    """Run `mlflow server` on the store `uri` until it ends, or this process is told to.
+
+    By Ctrl-C, by SIGTERM, or since its terminal is closed: the server's own processes end as well,
+    and free the port. Returns the server's exit code; 0 after a signal.
+    """
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--uvicorn-opts", "--log-level warning"]  # not a line for every request
-    with contextlib.suppress(KeyboardInterrupt):
-        return subprocess.run(command, env=environment.mlflow_server(), check=False).returncode
-    return 0
+    told = list[int]()
+    server: subprocess.Popen[bytes] | None = None
+
+    def end(number: int, frame: object) -> None:
+        told.append(number)
+        if server is not None:
+            server.terminate()
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    kept = {number: signal.signal(number, end) for number in numbers}
+    try:
+        # a session of its own: told by the terminal as well, it would tell of its end at length
+        server = subprocess.Popen(command, env=environment.mlflow_server(), start_new_session=True)
+        if told:
+            server.terminate()
+        code = server.wait()
+    finally:
+        for number, reaction in kept.items():
+            signal.signal(number, reaction)
+    return 0 if told else code

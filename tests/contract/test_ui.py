@@ -1,7 +1,5 @@
-"""`orchestrator ui`: MLflow's pages on a study's store answer on loopback."""
+"""`orchestrator ui`: MLflow's pages on a study's store answer on loopback, until it is ended."""
 
-import os
-import signal
 import socket
 import time
 import urllib.request
@@ -13,7 +11,7 @@ import pytest
 from orchestrator.config.io import as_text
 from orchestrator.storage import layout
 from orchestrator.storage.uri import Store
-from tests.studies import TINY, experiment, start
+from tests.studies import TINY, experiment, kill_all, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
 
@@ -33,7 +31,7 @@ def test_ui_serves_the_studys_store(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     arguments = ["ui", "tiny", "--storage", tiny.storage, "--port", str(port)]
-    server = start(tmp_path, *arguments, new_session=True)
+    server = start(tmp_path, *arguments)
     try:
         deadline = time.monotonic() + 150
         while True:
@@ -47,6 +45,12 @@ def test_ui_serves_the_studys_store(tmp_path: Path) -> None:
                 time.sleep(0.5)
         assert (tmp_path / "store" / "mlflow.db").exists()
         assert listens(server.pid) == {"127.0.0.1"}
+        family = psutil.Process(server.pid).children(recursive=True)
+        assert family
+        server.terminate()
+        _, err = server.communicate(timeout=60)
+        assert (server.returncode, "Traceback" in err) == (0, False), err
+        assert not psutil.wait_procs(family, timeout=10)[1]
     finally:
-        os.killpg(server.pid, signal.SIGKILL)  # a session of its own
-        server.communicate()
+        if server.poll() is None:
+            kill_all(server)
