@@ -14,7 +14,11 @@ unexport PYTHONDONTWRITEBYTECODE
 quickstart: $(STAMP)
 	$(BIN)/orchestrator quickstart
 
-test: $(STAMP) lint fast
+test: $(STAMP)
+	# lint takes one core; on another one pytest compiles the tests
+	$(BIN)/python -m pytest --collect-only -qq > /dev/null 2>&1 & \
+	    $(MAKE) --no-print-directory lint; code=$$?; wait; exit $$code
+	$(MAKE) --no-print-directory fast
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 fast: $(STAMP)
@@ -23,8 +27,7 @@ fast: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	# mypy takes one core; on another one pytest compiles the tests, before they are timed
-	$(BIN)/mypy & $(BIN)/python -m pytest --collect-only -qq > /dev/null; wait $$!
+	$(BIN)/mypy
 
 # uv takes half of pip's time, but knows nothing of pip's settings: pip installs where they name an
 # index, and where uv cannot be had or fails.

@@ -25,8 +25,8 @@ def study_page(uri: str, server: str, study: str, record: StudyRecord) -> str:
 def serve(uri: str, port: int) -> int:
     """Run `mlflow server` on the store `uri` until it ends, or this process is told to.
 
-    By Ctrl-C, by SIGTERM, or since its terminal is closed: the server's own processes end as well,
-    and free the port. Returns the server's exit code; 0 after a signal.
+    By Ctrl-C, by SIGTERM, or since its terminal is closed (but for `nohup`): the server's own
+    processes end as well, and free the port. Returns the server's exit code; 0 after a signal.
     """
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -40,7 +40,8 @@ def serve(uri: str, port: int) -> int:
             server.terminate()
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    kept = {number: signal.signal(number, end) for number in numbers}
+    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    kept = {number: signal.signal(number, end) for number in heard}
     try:
         # a session of its own: told by the terminal as well, it would tell of its end at length
         server = subprocess.Popen(command, env=environment.mlflow_server(), start_new_session=True)
