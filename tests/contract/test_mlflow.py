@@ -27,8 +27,6 @@ from tests.contract.mlflow_setup import (
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),  # a server takes 6 s to start, and a minute on a busy machine
-    # of SQLAlchemy, about MLflow's own tables
-    pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
 ]
 
 

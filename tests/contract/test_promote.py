@@ -35,11 +35,7 @@ from orchestrator.tracking.segments import JournalReader
 from tests.contract.mlflow_setup import Target
 from tests.stored_study import NAME, stored_study
 
-pytestmark = [
-    pytest.mark.slow,
-    # of SQLAlchemy, about MLflow's own tables, and of what MLflow traces models with
-    pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
-]
+pytestmark = pytest.mark.slow
 
 CLEAN = """
 import json, sys

@@ -18,12 +18,7 @@ from tests.contract.wrong_input import BASE, CANARY, Desk, Wrong, check_message,
 from tests.ray.head import Head, running_head
 from tests.swift import Swift
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(400),
-    # of SQLAlchemy, about MLflow's own tables
-    pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 PATIENT_SECONDS = 60.0  # 10 are promised, on a machine that does nothing else
 STORAGE, TRACKING, CLUSTER = 3, 4, 5
 

@@ -12,12 +12,7 @@ import pytest
 from tests.contract.mlflow_setup import Server, Study, Target, assert_complete, driver, wait_for
 from tests.proxy import Answer, Blackhole, Delay, Fault, Lose, Proxy, proxied
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(600),
-    # of SQLAlchemy, about MLflow's own tables
-    pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 DISK_FULL = b'{"error_code": "INTERNAL_ERROR", "message": "database or disk is full"}'
 
 

@@ -6,12 +6,7 @@ import pytest
 
 from tests.faults.soak import soak
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    # of SQLAlchemy, about MLflow's own tables
-    pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_trials_are_accounted_for_whatever_happens(tmp_path: Path) -> None:

@@ -12,12 +12,7 @@ from tests.faults.beside import Beside, frozen, meanwhile, processes
 from tests.studies import TINY, check_each_trial_ended_once, events, select, verb
 from tests.tracked import check_mlflow
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    # of SQLAlchemy, about MLflow's own tables
-    pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 TRIAL = "ray::ImplicitFunc"  # the title of a process in which Tune runs a function
 MAILBOX = "ray::Mailbox"
 EPOCHS = 16

@@ -33,12 +33,7 @@ from tests.studies import (
     wait_until,
 )
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    # of SQLAlchemy, about MLflow's own tables
-    pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 Driver = subprocess.Popen[str]
 STUDY = "tiny"
 AT_ONCE_SECONDS = 10  # 2 s on a quiet machine; in good order it takes longer than an epoch

@@ -27,12 +27,7 @@ from tests.studies import (
 )
 from tests.tracked import check_mlflow
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    # of SQLAlchemy, about MLflow's own tables
-    pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 EPOCHS = 12
 PLAN = ("search.trials=2", "search.seeds=1", "search.confirm=0", "resources.concurrent_trials=1")
 LONG = (f"training.epochs={EPOCHS}", "training.batch_size=8")

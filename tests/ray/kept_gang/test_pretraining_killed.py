@@ -19,12 +19,7 @@ from tests.ray.kept_gang.kept import Kept
 from tests.studies import events, kill_all, select, start, verb, wait_until
 from tests.tracked import check_mlflow
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    # of SQLAlchemy, about MLflow's own tables
-    pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 EPOCHS = 30
 TEXT = f"""
 name: making
