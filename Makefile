@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGES := --constraint constraints.txt --editable '.[test]'
-UV := $(BIN)/uv pip install --quiet --system-certs --compile-bytecode --python $(BIN)/python
+UV := $(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python
 
 # or each of a study's processes would compile all of this project anew
 unexport PYTHONDONTWRITEBYTECODE
@@ -15,7 +15,7 @@ quickstart: $(STAMP)
 	$(BIN)/orchestrator quickstart
 
 test: $(STAMP)
-	# lint takes one core; on another one pytest compiles the tests
+	# lint takes one core; on another one pytest compiles what it imports: a third of all there is
 	$(BIN)/python -m pytest --collect-only -qq > /dev/null 2>&1 & \
 	    $(MAKE) --no-print-directory lint; code=$$?; wait; exit $$code
 	$(MAKE) --no-print-directory fast

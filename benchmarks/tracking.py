@@ -11,15 +11,10 @@ reports them: λ of 48 linears beside losses, accuracy and times.
 
 import argparse
 import json
-import os
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -49,41 +44,11 @@ class Round:
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
     """An `mlflow server` on a free port of loopback; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    with (folder / "server.txt").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment.mlflow_server(),
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        _wait_for(f"http://127.0.0.1:{port}", process, folder / "server.txt")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)  # its own session: the server's workers too
-        process.wait()
+    sys.path.insert(0, str(Path(__file__).parent.parent))  # a script sees its own folder alone
+    from tests.contract.mlflow_setup import running_server
 
-
-def _wait_for(uri: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            urllib.request.urlopen(f"{uri}/health", timeout=1).close()
-            return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                sys.exit(f"mlflow server did not start; it said: {log.read_text()[-2000:]}")
-            time.sleep(0.2)
+    with running_server(folder) as running:
+        yield running.uri
 
 
 def study(trials: int, epochs: int) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator import environment
 from orchestrator.startup import all_imported, import_fast
+from tests.contract.mlflow_setup import Server, running_server
 from tests.proxy import ProxiedS3, proxied
 from tests.swift import Swift, running, use
 
@@ -41,6 +42,13 @@ def one_thread() -> None:
 def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
     """A real S3 server; who kills it starts it again. It takes seconds: for slow tests."""
     with running(tmp_path_factory.mktemp("swift")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real MLflow; who kills it starts it again, and experiments have names of their own."""
+    with running_server(tmp_path_factory.mktemp("mlflow")) as server:
         yield server
 
 

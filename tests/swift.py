@@ -13,12 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.ports import free_ports
 
 BACKENDS = ("account", "container", "object")
 ACCESS_KEY, READER_KEY = "lab:lab", "lab:reader"
@@ -137,11 +139,8 @@ class Swift:
         return True
 
     def _set_up(self) -> None:
-        with ExitStack() as stack:  # all are held until the last is known: no port twice
-            for kind in ("proxy", *BACKENDS):
-                holder = stack.enter_context(socket.socket())
-                holder.bind(("127.0.0.1", 0))
-                self._ports[kind] = holder.getsockname()[1]
+        kinds = ("proxy", *BACKENDS)
+        self._ports.update(zip(kinds, free_ports(len(kinds)), strict=True))
         (self.folder / "dev" / "d1").mkdir(parents=True)
         salt = {f"swift_hash_path_{end}": secrets.token_hex(8) for end in ("prefix", "suffix")}
         policy = {"name": "one", "default": "yes"}

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from orchestrator.tracking.journal import Journal
 from orchestrator.tracking.mlflow import Tracker
 from orchestrator.tracking.reconcile import parameter_text
 from orchestrator.tracking.record import StudyRecord
+from tests.ports import free_port
 
 Json = dict[str, Any]
 
@@ -28,12 +28,10 @@ class Server:
     """`mlflow server` on loopback; it can be killed and started again on the same database."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self.uri = f"http://127.0.0.1:{self._port}"
+        self.folder = folder
         self.database = folder / "mlflow.db"
-        self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -41,12 +39,12 @@ class Server:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
         command += ["--port", str(self._port), "--workers", "1"]
         command += ["--backend-store-uri", f"sqlite:///{self.database}"]
-        command += ["--artifacts-destination", str(self._folder / "files")]
-        log = (self._folder / "server.txt").open("ab")
+        command += ["--artifacts-destination", str(self.folder / "files")]
+        log = (self.folder / "server.txt").open("ab")
         with log:
             self._process = subprocess.Popen(
                 command,
-                cwd=self._folder,
+                cwd=self.folder,
                 env=environment.mlflow_server(),
                 stdout=log,
                 stderr=log,
@@ -58,7 +56,8 @@ class Server:
                 urllib.request.urlopen(f"{self.uri}/health", timeout=1).close()
                 return
             except OSError:
-                assert time.monotonic() < deadline, (self._folder / "server.txt").read_text()
+                going = self._process.poll() is None and time.monotonic() < deadline
+                assert going, (self.folder / "server.txt").read_text()
                 time.sleep(0.2)
 
     def kill(self) -> None:
@@ -67,6 +66,17 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)  # a session of its own: nobody else's
             self._process.wait()
             self._process = None
+
+
+@contextmanager
+def running_server(folder: Path) -> Iterator[Server]:
+    """A server that has started; whoever kills it starts it again."""
+    server = Server(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 @dataclass(frozen=True)

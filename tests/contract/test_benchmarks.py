@@ -1,6 +1,7 @@
 """The benchmarks of a step, of tracking and of checkpoints run to their end, on next to no work."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from benchmarks import auxiliary_memory, checkpoint, inference, step_overhead, t
 from benchmarks.step_overhead import Setting, Workload, contestants, differences, run
 from m2pt.training.recipe import Numerics
 from orchestrator.storage.uri import Store
+from tests.contract.mlflow_setup import Server
 
 TINY = Workload(width=16, depth=2, heads=2, image=32, patch=16, batch=2)
 ONE = Setting("one process", rounds=2, threads=1, warmup=1)
@@ -44,8 +46,9 @@ def test_settings_without_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.slow
 def test_tracking_compares_both_ways(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mlflow_server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(tracking, "server", lambda folder: nullcontext(mlflow_server.uri))
     words = ["--rounds", "1", "--trials", "2", "--epochs", "3", "--calls", "3", "--json"]
     monkeypatch.setattr("sys.argv", ["tracking.py", *words])
     tracking.main()

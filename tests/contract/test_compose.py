@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import yaml
 
 from cluster.check import FOLDER
 from orchestrator import environment
+from tests.ports import free_port
 from tests.swift import Swift
 
 pytestmark = pytest.mark.slow
@@ -40,9 +40,7 @@ def variables(service: dict[str, Any], swift: Swift) -> dict[str, str]:
 @contextmanager
 def mlflow(service: dict[str, Any], swift: Swift, folder: Path) -> Iterator[int]:
     """The server with the options of the compose file, on a free port of loopback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     text = " ".join(service["command"][1:]).replace("5000", str(port))
     text = text.replace("0.0.0.0", "127.0.0.1").replace("/home/ray/mlflow", str(folder))
     with (folder / "server.txt").open("wb") as log:

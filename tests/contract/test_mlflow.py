@@ -1,10 +1,8 @@
 """The tracker against a real MLflow server, and against an SQLite file."""
 
 import shutil
-import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +21,7 @@ from tests.contract.mlflow_setup import (
     driver,
     wait_for,
 )
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,18 +29,10 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.kill()
-
-
 @pytest.fixture
-def remote(server: Server, tmp_path: Path) -> Target:
+def remote(mlflow_server: Server, tmp_path: Path) -> Target:
     """An experiment of its own on the server."""
-    return Target(server.uri, tmp_path.name)
+    return Target(mlflow_server.uri, tmp_path.name)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +133,7 @@ def test_an_owner_sends_nothing_while_it_may_be_none(
 
 
 def test_a_server_killed_in_the_middle_misses_nothing(
-    tmp_path: Path, server: Server, remote: Target
+    tmp_path: Path, mlflow_server: Server, remote: Target
 ) -> None:
     with driver(tmp_path, remote) as (journal, tracker):
         study = Study(journal.append)
@@ -159,13 +150,13 @@ def test_a_server_killed_in_the_middle_misses_nothing(
         for uptime in (1.5, 0.3):
             wait_for(lambda: tracker.state.error is None and tracker.state.points)
             time.sleep(uptime)
-            server.kill()
+            mlflow_server.kill()
             quiet.set()
             before = len(journal.events)
             time.sleep(1.5)
             assert len(journal.events) >= before + 7
             assert tracker.state.behind > 0
-            server.start()
+            mlflow_server.start()
             quiet.clear()
         ended.set()
         driving.join()
@@ -283,9 +274,7 @@ def test_many_metrics_in_little_time(remote: Target) -> None:
 def test_a_server_that_is_not_there_costs_no_time(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        target = Target(f"http://user:canary@127.0.0.1:{free.getsockname()[1]}")
+    target = Target(f"http://user:canary@127.0.0.1:{free_port()}")
     with driver(tmp_path, target) as (journal, tracker):
         start = time.monotonic()
         study = Study(journal.append)

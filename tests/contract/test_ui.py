@@ -1,6 +1,5 @@
 """`orchestrator ui`: MLflow's pages on a study's store answer on loopback, until it is ended."""
 
-import socket
 import time
 import urllib.request
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from orchestrator.config.io import as_text
 from orchestrator.storage import layout
 from orchestrator.storage.uri import Store
+from tests.ports import free_port
 from tests.studies import TINY, experiment, kill_all, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
@@ -27,9 +27,7 @@ def test_ui_serves_the_studys_store(tmp_path: Path) -> None:
     tiny = experiment(TINY, tmp_path / "store")
     store = Store.open(tiny.storage)
     store.put(layout.experiment("tiny"), as_text(tiny).encode())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     arguments = ["ui", "tiny", "--storage", tiny.storage, "--port", str(port)]
     server = start(tmp_path, *arguments)
     try:

@@ -17,16 +17,8 @@ DISK_FULL = b'{"error_code": "INTERNAL_ERROR", "message": "database or disk is f
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture(scope="module")
-def proxy(server: Server) -> Iterator[Proxy]:
-    with proxied(server.uri) as proxy:
+def proxy(mlflow_server: Server) -> Iterator[Proxy]:
+    with proxied(mlflow_server.uri) as proxy:
         yield proxy
 
 
@@ -59,10 +51,10 @@ FAULTS: dict[str, Fault] = {
 
 @pytest.mark.parametrize("name", [*FAULTS, "locked"])
 def test_a_fault_costs_the_study_no_time_and_mlflow_nothing(
-    tmp_path: Path, server: Server, proxy: Proxy, name: str
+    tmp_path: Path, mlflow_server: Server, proxy: Proxy, name: str
 ) -> None:
     target = Target(proxy.endpoint, tmp_path.name)
-    spell = locked(server.database) if name == "locked" else spoiled(proxy, FAULTS[name])
+    spell = locked(mlflow_server.database) if name == "locked" else spoiled(proxy, FAULTS[name])
     with driver(tmp_path, target) as (journal, tracker):
         study = Study(journal.append)
         study.whole("before")
@@ -75,11 +67,11 @@ def test_a_fault_costs_the_study_no_time_and_mlflow_nothing(
         assert journal.flush(10)
         study.say("study_finished", verdict="none")
         assert tracker.close(120), tracker.state
-        assert_complete(replace(target, uri=server.uri), journal.record)
+        assert_complete(replace(target, uri=mlflow_server.uri), journal.record)
 
 
 def test_a_slow_server_is_left_behind_and_catches_up(
-    tmp_path: Path, server: Server, proxy: Proxy
+    tmp_path: Path, mlflow_server: Server, proxy: Proxy
 ) -> None:
     target = Target(proxy.endpoint, tmp_path.name)
     with driver(tmp_path, target) as (journal, tracker):
@@ -90,7 +82,7 @@ def test_a_slow_server_is_left_behind_and_catches_up(
             time.sleep(2)
         study.say("study_finished", verdict="none")
         assert tracker.close(120), tracker.state
-        assert_complete(replace(target, uri=server.uri), journal.record)
+        assert_complete(replace(target, uri=mlflow_server.uri), journal.record)
 
 
 def clocked(action: Callable[[], object]) -> float:

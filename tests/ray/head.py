@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import psutil  # type: ignore[import-untyped]  # it ships no types
 
 from orchestrator.errors import ClusterError
 from orchestrator.ray_backend.dashboard import ask
+from tests.ports import free_ports
 from tests.studies import environment
 
 START_SECONDS = 180
@@ -128,12 +128,3 @@ def end_all(process: subprocess.Popen[bytes]) -> None:
         for one in psutil.wait_procs(family, timeout=3)[1]:
             one.kill()
     process.wait(timeout=30)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in taken]
-    for one in taken:
-        one.close()
-    return ports

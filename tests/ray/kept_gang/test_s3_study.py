@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,17 @@ class Searched:
     folder: Path
     server: Swift
     bucket: str
-    tracking: str
+    mlflow: Server
     out: str
     err: str
 
     @property
     def storage(self) -> str:
         return f"s3://{self.bucket}/team a"
+
+    @property
+    def tracking(self) -> str:
+        return self.mlflow.uri
 
     @property
     def command(self) -> list[str]:
@@ -84,21 +88,16 @@ class Searched:
 
 @pytest.fixture(scope="module")
 def searched(
-    swift: Swift, kept: Kept, tmp_path_factory: pytest.TempPathFactory
+    swift: Swift, mlflow_server: Server, kept: Kept, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Searched]:
     folder = tmp_path_factory.mktemp("s3")
     (folder / "borrowing.yaml").write_text(BORROWING)
-    server = Server(folder)
     with pytest.MonkeyPatch.context() as patch:
         use(swift, patch)
-        found = Searched(folder, swift, swift.bucket(), server.uri, "", "")
-        try:
-            server.start()
-            code, out, err = kept.said(folder, *found.command)
-            assert code == 0, f"{out}\n{err}"
-            yield Searched(folder, swift, found.bucket, server.uri, out, err)
-        finally:
-            server.kill()
+        found = Searched(folder, swift, swift.bucket(), mlflow_server, "", "")
+        code, out, err = kept.said(folder, *found.command)
+        assert code == 0, f"{out}\n{err}"
+        yield replace(found, out=out, err=err)
 
 
 def test_everything_is_in_the_bucket(searched: Searched) -> None:
@@ -165,8 +164,11 @@ def test_no_secret_is_written_anywhere(searched: Searched) -> None:
     written = {"stdout": searched.out.encode(), "stderr": searched.err.encode()}
     written |= searched.objects()
     written |= {
-        str(file): file.read_bytes() for file in searched.folder.rglob("*") if file.is_file()
+        str(file): file.read_bytes()
+        for folder in (searched.folder, searched.mlflow.folder)
+        for file in folder.rglob("*")
+        if file.is_file()
     }
     assert f"{STUDY}/plan.json" in written
-    assert str(searched.folder / "mlflow.db") in written
+    assert str(searched.mlflow.database) in written
     assert not [name for name, content in written.items() if secret in content]
