@@ -8,6 +8,7 @@ import os
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -87,6 +88,7 @@ class Gangs:
     resources: Resources
     name: str
     folder: str  # on the driver's disk: Ray Train's own state, never the study's
+    loop: Callable[[Json], None] = gang_loop  # what each worker runs
     _threads: list[threading.Thread] = field(default_factory=list)
     _errors: dict[int, str] = field(default_factory=dict)
 
@@ -140,7 +142,7 @@ class Gangs:
         if wanted.gpus_per_worker:
             per_worker["GPU"] = wanted.gpus_per_worker
         trainer = PlainTrainer(
-            gang_loop,
+            self.loop,
             train_loop_config={
                 "mailbox": self.mailbox,
                 "gang": number,

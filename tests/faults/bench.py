@@ -3,13 +3,12 @@
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
 from orchestrator.conduct.assign import Assigner
-from orchestrator.ray_backend import gang
 from orchestrator.ray_backend.gang import Gangs, gang_loop
 from orchestrator.ray_backend.leases import lease_all, open_mailbox
 from orchestrator.ray_backend.session import Cluster
@@ -116,9 +115,7 @@ def gang_of(cluster: Cluster, storage: str, workers: int) -> Iterator[Bench]:
     wanted = experiment(TINY, storage, f"resources.workers={workers}", *TRACKING)
     mailbox = open_mailbox(cluster.node_id)
     name = f"test-{secrets.token_hex(4)}"
-    with ExitStack() as stack:
-        with mock.patch.object(gang, "gang_loop", sparing_loop):
-            gangs = stack.enter_context(Gangs(mailbox, 1, wanted.resources, name, cluster.folder))
+    with Gangs(mailbox, 1, wanted.resources, name, cluster.folder, loop=sparing_loop) as gangs:
         yield Bench(mailbox, gangs, storage)
 
 
