@@ -33,6 +33,10 @@ _IN_QUERIES = re.compile(
 )
 _CHECKSUMS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
 
+_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+PREEMPTION_WATCHER = os.environ.get(_WATCHER, "1")
+"""Whether Ray Train watches a joined cluster for nodes that are to leave: what the user says."""
+
 
 @dataclass(frozen=True)
 class S3Settings:
@@ -151,11 +155,11 @@ def prepare_ray(*, local: bool) -> None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         os.environ["RAY_AUTH_MODE"] = "token"
         # of its only machine nobody announces that it leaves; the watcher is a process per gang
-        os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+        os.environ[_WATCHER] = "0"
         if not os.environ.get("RAY_AUTH_TOKEN", "").strip():
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     if not local:
-        os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1"
+        os.environ[_WATCHER] = PREEMPTION_WATCHER
         if ray_token() is not None:
             # Ray itself would not show the token to a cluster that is joined by its address
             os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -14,6 +14,9 @@ from tests.swift import Swift, running, use
 
 environment.prepare_ray(local=True)
 
+# One gang more or less needs no watcher for nodes that leave, a process: only where one does leave.
+environment.PREEMPTION_WATCHER = "0"
+
 import_fast()
 
 # A shell's background command ignores Ctrl-C, and so would all that tests start and interrupt.

@@ -216,7 +216,7 @@ class _Run:
         count = cluster.capacity.gangs(experiment.resources)
         mailbox = open_mailbox(cluster.node_id)
         opened = clock.now()
-        gangs = Gangs(mailbox, count, experiment.resources, name, cluster.folder)
+        gangs = Gangs(mailbox, count, experiment.resources, name, cluster)
         workers = counted(experiment.resources.workers, "worker")
         self.view.phase(f"opening {counted(count, 'gang')} of {workers}")
         self.brake.watch(gangs.check)

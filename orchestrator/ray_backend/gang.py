@@ -18,6 +18,7 @@ from orchestrator import environment
 from orchestrator.config.experiment import Resources
 from orchestrator.errors import ClusterError
 from orchestrator.ray_backend.leases import answer
+from orchestrator.ray_backend.session import Cluster
 from orchestrator.ray_backend.watchdog import watched
 from orchestrator.startup import import_fast
 from orchestrator.study.failures import FailureKind, kind_of, poisons
@@ -87,7 +88,7 @@ class Gangs:
     count: int
     resources: Resources
     name: str
-    folder: str  # on the driver's disk: Ray Train's own state, never the study's
+    cluster: Cluster
     loop: Callable[[Json], None] = gang_loop  # what each worker runs
     _threads: list[threading.Thread] = field(default_factory=list)
     _errors: dict[int, str] = field(default_factory=dict)
@@ -135,13 +136,14 @@ class Gangs:
         """One Ray Train run to its end; None when it was closed, else why it ended."""
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
-        from orchestrator.ray_backend.trainer import PlainTrainer
+        from orchestrator.ray_backend.trainer import OneMachineTrainer, PlainTrainer
 
         wanted = self.resources
+        kind = OneMachineTrainer if self.cluster.own else PlainTrainer
         per_worker: dict[str, float] = {"CPU": wanted.cpus_per_worker}
         if wanted.gpus_per_worker:
             per_worker["GPU"] = wanted.gpus_per_worker
-        trainer = PlainTrainer(
+        trainer = kind(
             self.loop,
             train_loop_config={
                 "mailbox": self.mailbox,
@@ -157,7 +159,7 @@ class Gangs:
             ),
             run_config=RunConfig(
                 name=f"{self.name}-gang-{number}-{os.getpid()}",
-                storage_path=self.folder,
+                storage_path=self.cluster.folder,  # Ray Train's own state, never the study's
                 failure_config=FailureConfig(max_failures=MAX_RESTARTS),
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),

@@ -27,6 +27,8 @@ class Cluster:
     capacity: Capacity
     folder: str
     """Scratch for Ray Train's and Tune's own state, on the driver's disk."""
+    own: bool
+    """Whether it was started for the study: this machine, and never another."""
 
 
 @contextmanager
@@ -68,6 +70,7 @@ def _connected(address: str | None) -> Iterator[Cluster]:
                 node_id=ray.get_runtime_context().get_node_id(),
                 capacity=in_cluster(ray.nodes()),
                 folder=folder,
+                own=address is None,
             )
         except Exception as error:
             ours = _ours(error)

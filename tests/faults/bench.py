@@ -115,7 +115,7 @@ def gang_of(cluster: Cluster, storage: str, workers: int) -> Iterator[Bench]:
     wanted = experiment(TINY, storage, f"resources.workers={workers}", *TRACKING)
     mailbox = open_mailbox(cluster.node_id)
     name = f"test-{secrets.token_hex(4)}"
-    with Gangs(mailbox, 1, wanted.resources, name, cluster.folder, loop=sparing_loop) as gangs:
+    with Gangs(mailbox, 1, wanted.resources, name, cluster, loop=sparing_loop) as gangs:
         yield Bench(mailbox, gangs, storage)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
+from orchestrator import environment
 from orchestrator.tracking.record import fold
 from tests.faults.beside import Beside, frozen, meanwhile, processes
 from tests.studies import (
@@ -32,6 +33,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     cluster = None
+    monkeypatch.setattr(environment, "PREEMPTION_WATCHER", "1")
     monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")  # an announcement waits for 5
     bare = {"include_log_monitor": False, "no_monitor": True}
     for number, cpus in enumerate((0, 1, 1, 1)):

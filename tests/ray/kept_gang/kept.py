@@ -127,6 +127,6 @@ def kept_gang(address: str) -> Iterator[Kept]:
         switch = ray.remote(num_cpus=0, max_concurrency=100)(Switch).remote()
         resources = experiment(TINY, Path("nowhere")).resources
         name = f"kept-{secrets.token_hex(4)}"
-        with Gangs(switch, 1, resources, name, cluster.folder, loop=kept_loop) as gangs:
+        with Gangs(switch, 1, resources, name, cluster, loop=kept_loop) as gangs:
             ray.get(switch.returned.remote(), timeout=PATIENCE_SECONDS)
             yield Kept(address, cluster, switch, gangs)

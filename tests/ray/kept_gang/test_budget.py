@@ -25,7 +25,7 @@ SMALL = """
 name: capped
 data: {source: digits, limit: 400}
 model: {width: 16, depth: 2, heads: 2, tokenizer: {patch: 4}}
-training: {epochs: 20, batch_size: 20}
+training: {epochs: 8, batch_size: 20}
 resources: {concurrent_trials: 1}
 search:
   trials: 2
@@ -105,15 +105,15 @@ class Capped:
     def finish_without_caps(self, kept: Kept) -> None:
         """On other resources; what the study is cannot be changed."""
         before = events(self.storage, "capped")
-        refused, unchanged = self.run(verb, "resume", "capped", "--set", "training.epochs=21")
+        refused, unchanged = self.run(verb, "resume", "capped", "--set", "training.epochs=9")
         assert (refused["exit_code"], unchanged) == (2, before)
-        assert "training.epochs: 20 there, 21 here" in refused["error"]
+        assert "training.epochs: 8 there, 9 here" in refused["error"]
         done, happened = self.run(
             kept.study, "search", "small.yaml", "--set", "resources.cpus_per_worker=0.5"
         )
         assert (done["exit_code"], done["status"]) == (0, "finished")
         assert list(check_each_trial_ended_once(happened).values()) == ["finished"] * 4
-        assert len(select(happened, "epoch")) == 4 * 20
+        assert len(select(happened, "epoch")) == 4 * 8
         check_no_epoch_was_trained_again(happened)
         check_mlflow(f"sqlite:///{self.storage / 'mlflow.db'}", "capped", fold(happened))
 
