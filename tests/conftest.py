@@ -2,9 +2,13 @@
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler.loadfile import (  # type: ignore[import-untyped]  # it ships no types
+    LoadFileScheduling,
+)
 
 from orchestrator import environment
 from orchestrator.startup import all_imported, import_fast
@@ -23,9 +27,23 @@ import_fast()
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+_SHARING = "tests/ray/kept_gang/"
+
 # How long an example takes says nothing on a machine that does other things as well.
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
+
+
+class ByGang(LoadFileScheduling):  # type: ignore[misc]  # xdist ships no types
+    """A file is run by one worker, and so are all files that share a gang."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _SHARING if nodeid.startswith(_SHARING) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of `--dist loadfile`."""
+    return ByGang(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_finish() -> None:

@@ -1,7 +1,7 @@
 """A whole study whose store goes away for two minutes, and its MLflow for longer.
 
-Nearly all of that time it waits: it has a driver, a Ray, a store and an MLflow of its own, and a
-thread that looks after them, so that other tests can run meanwhile in the same process.
+Nearly all of that time it waits: it has a driver, a Ray and a store of its own, and a thread that
+looks after them, so that other tests can run meanwhile in the same process.
 """
 
 import subprocess
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class CutOff:
     between: Proxy
     """In front of MLflow."""
     driver: subprocess.Popen[str]
+    told_in: dict[str, int] = field(default_factory=dict)
+    """How many epochs each segment of its journal tells of: they stay as they are."""
     back: float = 0.0
     """When MLflow was there again, in unix seconds."""
 
@@ -73,29 +75,24 @@ class CutOff:
         others."""
         where = {"Bucket": self.bucket}
         listed = client.list_objects_v2(**where, Prefix="studies/studies/tiny/journal/")
-        segments = [
-            client.get_object(**where, Key=one["Key"])["Body"].read()
-            for one in listed.get("Contents", [])
-        ]
-        return sum(segment.count(b'"kind":"epoch"') for segment in segments)
+        for key in {one["Key"] for one in listed.get("Contents", [])} - self.told_in.keys():
+            segment = client.get_object(**where, Key=key)["Body"].read()
+            self.told_in[key] = segment.count(b'"kind":"epoch"')
+        return sum(self.told_in.values())
 
 
 @contextmanager
-def cut_off(folder: Path) -> Iterator[Future[CutOff]]:
+def cut_off(folder: Path, tracking: Server) -> Iterator[Future[CutOff]]:
     """From here on it goes on by itself, in `folder`; all of it is there until the end."""
     with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
-        yield pool.submit(lambda: _begun(folder, stack).told())
+        yield pool.submit(lambda: _begun(folder, tracking, stack).told())
 
 
-def _begun(folder: Path, stack: ExitStack) -> CutOff:
+def _begun(folder: Path, tracking: Server, stack: ExitStack) -> CutOff:
     (folder / "tiny.yaml").write_text(TINY)
     (folder / "swift").mkdir()
-    tracking = Server(folder)
-    stack.callback(tracking.kill)
-    started = stack.enter_context(ThreadPoolExecutor(1)).submit(tracking.start)
     server = stack.enter_context(running(folder / "swift"))
     bucket = server.bucket()
-    started.result()
     between = stack.enter_context(proxied(tracking.uri))
     driver = _start(folder, server, "--storage", _storage(bucket), "--tracking", between.endpoint)
     stack.callback(_end, driver)

@@ -58,7 +58,7 @@ SCENARIOS = (
         "the study ends with exit code 5, and no trial is blamed",
         "every checkpoint",
         "you: the same command goes on",
-        "faults/test_trial_killed.py::test_a_lost_mailbox_ends_the_study_and_is_held_against_no_trial",
+        "ray/kept_gang/test_lost_mailbox.py::test_a_lost_mailbox_ends_the_study_and_is_held_against_no_trial",
     ),
     Scenario(
         "the driver, with every process on its machine; MLflow's database, caches and spools gone",

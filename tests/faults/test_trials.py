@@ -17,6 +17,7 @@ from orchestrator.storage.clients import ATTEMPTS
 from orchestrator.storage.uri import Store
 from orchestrator.tracking.journal import read_events
 from orchestrator.tracking.record import fold
+from tests.contract.mlflow_setup import Server
 from tests.faults.alone import check_it_is_as_if_nothing_had_been
 from tests.faults.bench import KERNELS_WIDTH, Bench, Json, gang_of, once
 from tests.faults.beside import titled
@@ -49,7 +50,8 @@ def waiting(
     if all(item.name != LAST for item in request.session.items):
         yield None
         return
-    with cut_off(tmp_path_factory.mktemp("cut-off")) as told:
+    server: Server = request.getfixturevalue("mlflow_server")
+    with cut_off(tmp_path_factory.mktemp("cut-off"), server) as told:
         yield told
 
 
@@ -216,10 +218,10 @@ def test_bad_data_is_not_tried_again(bench: Bench, tmp_path: Path) -> None:
 def test_a_hung_trial_is_ended_and_the_gang_renewed(bench: Bench) -> None:
     """So short a time that every epoch counts as hung."""
     began = time.monotonic()
-    outcome = bench.fail("hung", "failures.hang_minutes=0.0001", "failures.retries.hang=0")
-    assert outcome["failure"] == "hang"
+    outcome = bench.fail("hung", "failures.hang_minutes=0.0001")
+    assert (outcome["failure"], "attempt 2" in outcome["error"]) == ("hang", True)
     assert time.monotonic() - began < 60
-    assert [e["again"] for e in bench.events("attempt_failed", "hung")] == [False]
+    assert [e["again"] for e in bench.events("attempt_failed", "hung")] == [True, False]
     assert bench.train("after-hung")
 
 

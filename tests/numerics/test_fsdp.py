@@ -38,7 +38,7 @@ CASES: dict[str, tuple[TrainingConfig, tuple[str, ...], tuple[str, ...]]] = {
     "two frozen ones, shared by a block": (
         config_of(Pathway(trainable=False, scale=SPLIT), layer_decay=0.7),
         ("audio", "point"),
-        ("fp32", "fp64"),
+        ("fp64",),
     ),
     # 90 samples in batches of 89 leave one: a rank without any, in both of its micro-batches
     "shared by all": (
@@ -61,7 +61,7 @@ CASES: dict[str, tuple[TrainingConfig, tuple[str, ...], tuple[str, ...]]] = {
             )
         ),
         ("audio",),
-        ("fp32", "fp64"),
+        ("fp64",),
     ),
     "fixed": (config_of(Pathway(scale=Scale(init=0.1, learned=False))), ("audio",), ("fp64",)),
     "batch statistics": (

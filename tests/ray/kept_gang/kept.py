@@ -19,6 +19,7 @@ import ray
 
 from orchestrator.ray_backend import gang, session
 from orchestrator.ray_backend.gang import Gangs, gang_loop
+from orchestrator.ray_backend.leases import answer
 from tests.studies import PATIENCE_SECONDS, TINY, experiment, said, verb
 
 Json = dict[str, Any]
@@ -78,7 +79,7 @@ class Lent:
         return self
 
     def __exit__(self, *error: object) -> None:
-        ray.get(self.mailbox.close.remote())
+        answer(self.mailbox.close.remote(), gone=None)
         ray.get(self.switch.returned.remote(), timeout=PATIENCE_SECONDS)
 
     def check(self) -> None:
