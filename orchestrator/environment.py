@@ -154,16 +154,28 @@ def prepare_ray(*, local: bool) -> None:
         # which it makes no clusters: there on loopback alone
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         os.environ["RAY_AUTH_MODE"] = "token"
-        # of its only machine nobody announces that it leaves; the watcher is a process per gang
-        os.environ[_WATCHER] = "0"
         if not os.environ.get("RAY_AUTH_TOKEN", "").strip():
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     if not local:
-        os.environ[_WATCHER] = PREEMPTION_WATCHER
         if ray_token() is not None:
             # Ray itself would not show the token to a cluster that is joined by its address
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "5")  # seconds until it is given up
+
+
+def ray_controller(*, watched: bool) -> dict[str, str]:
+    """What the controller of a gang finds in its environment beside what its machine's Ray has.
+
+    Nobody announces that a machine leaves which is the only one: only where `watched`, and as the
+    user says, does Ray look out for that, with a process per gang.
+    """
+    watcher = PREEMPTION_WATCHER if watched else "0"
+    return {_WATCHER: watcher, "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"}
+
+
+def add(variables: dict[str, str]) -> None:
+    """To this process's environment."""
+    os.environ.update(variables)
 
 
 def ray_address() -> str | None:

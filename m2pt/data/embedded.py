@@ -9,6 +9,8 @@ a row of `shape-parts` tells the part of each of its points.
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -84,10 +86,14 @@ def generate(name: str) -> Embedded:
 
 
 def _digits() -> Made:
-    from sklearn.datasets import load_digits  # costs a second that nobody else should pay
-
-    loaded = load_digits()
-    return loaded.images.astype(np.uint8), loaded.target.astype(np.int64)
+    """The file that scikit-learn brings: 8 x 8 pixels and a label in a row. To import scikit-learn
+    for it would cost each worker of a study a second."""
+    found = find_spec("sklearn")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    [home] = found.submodule_search_locations
+    rows = np.loadtxt(Path(home) / "datasets" / "data" / "digits.csv.gz", np.uint8, delimiter=",")
+    return np.ascontiguousarray(rows[:, :-1]).reshape(-1, 8, 8), rows[:, -1].astype(np.int64)
 
 
 def _scenes() -> Made:

@@ -6,9 +6,14 @@ version of Ray that it was tried with.
 
 from typing import Any
 
+import ray
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+
+from orchestrator import environment
 
 
 class PlainTrainer(TorchTrainer):  # type: ignore[misc]  # ray ships no types
@@ -18,14 +23,41 @@ class PlainTrainer(TorchTrainer):  # type: ignore[misc]  # ray ships no types
         callbacks: list[Any] = super()._create_default_callbacks()
         return [one for one in callbacks if not isinstance(one, DatasetsCallback)]
 
+    def _initialize_and_run_controller(self, **words: Any) -> Any:
+        """As Ray does it, but for variables that the controller alone reads.
+
+        Ray hands them on as a runtime environment; each process that has one starts Python and
+        imports Ray twice, and none that Ray keeps ready is taken.
+        """
+        said = environment.ray_controller(watched=not self._own)
+        if not self._own and get_env_vars_to_propagate().keys() - said.keys():
+            return super()._initialize_and_run_controller(**words)  # the user's, for every worker
+        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+        controller = ray.remote(num_cpus=0, label_selector=here)(GangController)
+        gang = controller.remote(said, **words)
+        ray.get(gang.run.remote())
+        return ray.get(gang.get_result.remote())
+
+    _own = False
+
 
 class OneMachineTrainer(PlainTrainer):
     """As above, where there is one machine and never another: no autoscaler is asked for more, and
     no gang waits until whoever would ask it has started (3 s of a core)."""
 
+    _own = True
+
     def _initialize_and_run_controller(self, **words: Any) -> Any:
         policy = OneMachinePolicy(self.scaling_config)
         return super()._initialize_and_run_controller(**words | {"scaling_policy": policy})
+
+
+class GangController(TrainController):  # type: ignore[misc]  # ray ships no types
+    """Ray's, with these variables in the environment of its process."""
+
+    def __init__(self, variables: dict[str, str], **words: Any) -> None:
+        environment.add(variables)
+        super().__init__(**words)
 
 
 class OneMachinePolicy(FixedScalingPolicy):  # type: ignore[misc]  # ray ships no types

@@ -108,7 +108,7 @@ class Soak:
         return {
             "worker killed": lambda: self._kill("RayTrainWorker"),
             "trial killed": lambda: self._kill("ImplicitFunc"),
-            "controller killed": lambda: self._kill("TrainController"),
+            "controller killed": lambda: self._kill("GangController"),
             "driver killed": self._kill_driver,
             "storage away": self._take_storage_away,
             "storage overloaded": lambda: self.proxy.add(
@@ -207,7 +207,7 @@ def _check_cluster(one: Soak) -> None:
     """A minute after the study, nothing of it is left on the cluster."""
     with connect(one.address):
         for _ in range(60):
-            titles = ("RayTrainWorker", "ImplicitFunc", "TrainController", "ray::Mailbox")
+            titles = ("RayTrainWorker", "ImplicitFunc", "GangController", "ray::Mailbox")
             left = [titled(process) for title in titles for process in processes(title)]
             groups = _placement_groups()
             if not left and not groups:

@@ -29,7 +29,7 @@ from tests.tracked import check_mlflow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STATES = "/state-"
-CONTROLLER = "TrainController"
+CONTROLLER = "GangController"
 LAST = "test_a_study_outlives_two_minutes_without_its_store_and_more_without_its_mlflow"
 
 

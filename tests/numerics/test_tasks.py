@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from m2pt.data.config import DataConfig, DataInfo, Task
@@ -44,6 +43,8 @@ OBJECTS = TrainingConfig(
 
 
 def expected_map(scores: Tensor, truth: Tensor) -> float:
+    from sklearn.metrics import average_precision_score  # the fast tests are spared the import
+
     found = truth.bool().any(dim=0)
     each = average_precision_score(truth[:, found].numpy(), scores[:, found].numpy(), average=None)
     return float(np.mean(each))

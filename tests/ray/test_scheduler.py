@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from ray.tune.execution.class_cache import _ActorClassCache
 
 from orchestrator.config.experiment import Scheduler, Search
 from orchestrator.ray_backend.tune import PathwayScheduler, Study
@@ -89,3 +90,24 @@ def test_figures_that_json_does_not_know_are_figures_again() -> None:
     journal.say("good", GOOD, GOOD)
     journal.say("broken", {METRIC: "NaN"}, {METRIC: "NaN"})  # type: ignore[dict-item]  # as stored
     resume(journal)
+
+
+def test_the_process_of_a_trial_is_given_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-canary")
+
+    class Trainable:
+        pass
+
+    class Trial:
+        get_trainable_cls = staticmethod(lambda: Trainable)
+
+    class Controller:
+        _class_cache = _ActorClassCache()
+
+    def given() -> Any:
+        return Controller._class_cache.get(Trainable)._default_options.get("runtime_env")
+
+    resume(Journal()).on_trial_add(Controller(), Trial())
+    assert not given()
+    Controller._class_cache = _ActorClassCache()
+    assert "canary-canary" in str(given())  # Tune's own way

@@ -27,6 +27,15 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow
+def test_digits_are_those_of_scikit_learn() -> None:
+    from sklearn.datasets import load_digits
+
+    theirs, ours = load_digits(), embedded.generate("digits")
+    assert np.array_equal(ours.samples, theirs.images)
+    assert np.array_equal(ours.labels.stored, theirs.target)
+
+
 @given(st.lists(st.integers(0, 4), max_size=60), st.floats(0.05, 0.95), st.integers(0, 2**32 - 1))
 def test_hold_out_keeps_every_class(drawn: list[int], fraction: float, seed: int) -> None:
     labels = np.array(drawn, dtype=np.int64)

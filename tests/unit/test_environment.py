@@ -1,8 +1,5 @@
 """What this project writes to the environment for Ray."""
 
-import os
-from unittest import mock
-
 import pytest
 
 from orchestrator import environment
@@ -15,8 +12,5 @@ def test_only_a_joined_cluster_is_watched_and_as_the_user_says(
     said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment, "PREEMPTION_WATCHER", said)
-    with mock.patch.dict(os.environ):
-        environment.prepare_ray(local=True)
-        assert os.environ[WATCHER] == "0"
-        environment.prepare_ray(local=False)
-        assert os.environ[WATCHER] == said
+    assert environment.ray_controller(watched=False)[WATCHER] == "0"
+    assert environment.ray_controller(watched=True)[WATCHER] == said
