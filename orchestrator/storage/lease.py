@@ -107,10 +107,11 @@ class Lease:
         Raises StudyIsOwned as soon as the counter moves, StorageError.
         """
         while True:
+            epoch = _next_epoch(store, study)  # first: who comes after the look has taken this one
             newest = read_owner(store, study)
             if newest is not None and not newest.gone:
                 _watch(store, study, newest, expiry_seconds)
-            if (owner := _claim(store, study)) is not None:
+            if (owner := _claim(store, study, epoch)) is not None:
                 lease = cls(store, study, owner, expiry_seconds / 2)
                 lease._start(heartbeat_seconds)
                 return lease
@@ -263,10 +264,10 @@ def _watch(store: Store, study: str, owner: Owner, expiry_seconds: float) -> Non
             raise StudyIsOwned(study, now.host, now.pid, now.since)
 
 
-def _claim(store: Store, study: str) -> Owner | None:
-    """Take the next fencing epoch; None when somebody else took it."""
+def _claim(store: Store, study: str, epoch: int) -> Owner | None:
+    """Take this fencing epoch; None when somebody else took it."""
     owner = Owner(
-        epoch=_next_epoch(store, study),
+        epoch=epoch,
         token=secrets.token_hex(16),
         host=process.host(),
         machine=process.machine(),

@@ -194,8 +194,8 @@ def trained_under(storage: Path, epoch: int) -> int:
 
 def newest_under(storage: Path, epoch: int) -> int:
     """The last epoch of which the workers under a fencing epoch have left a checkpoint."""
-    found = [file.relative_to(storage) for file in storage.rglob("manifest.json")]
-    numbers = [at for one in found if (at := layout.parse_manifest(str(one))) is not None]
+    found = [entry.key for entry in Store.open(str(storage)).list()]
+    numbers = [at for key in found if (at := layout.parse_manifest(key)) is not None]
     return max((at.step for at in numbers if at.epoch == epoch), default=0)
 
 

@@ -68,6 +68,25 @@ def test_a_live_owner_is_named(store: Store) -> None:
         lease.check()
 
 
+def test_who_takes_the_study_after_the_look_at_its_owner_keeps_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, quicker = lease_module.read_owner, list[Lease]()
+
+    def look_and_be_late(*words: str) -> Owner | None:
+        found = look(*words)  # type: ignore[arg-type]  # a store and a study
+        monkeypatch.setattr(lease_module, "read_owner", look)
+        quicker.append(acquire(store))
+        return found
+
+    monkeypatch.setattr(lease_module, "read_owner", look_and_be_late)
+    with pytest.raises(StudyIsOwned):
+        acquire(store, expiry=60)
+    with quicker[0] as lease:
+        lease.confirm()
+        assert lease.epoch == 1
+
+
 def test_a_silent_owner_is_replaced_after_a_while(store: Store, stranger: Owner) -> None:
     write(store, stranger)
     start = time.monotonic()
