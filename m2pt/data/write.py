@@ -15,6 +15,9 @@ from typing import Any, BinaryIO, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+_THREADS = False
+"""Arrow's threads would let go of a Python file at the process's end, which may abort it:
+https://github.com/apache/arrow/issues/33975."""
 GROUP_BYTES = 8 * 1024 * 1024
 """A row group ends with the row that brings its samples to this many bytes."""
 
@@ -86,7 +89,7 @@ def merge(parts: Iterable[BinaryIO], metadata: Mapping[str, Any], target: Path) 
         for part in parts:
             file = pq.ParquetFile(part)
             for number in range(file.num_row_groups):
-                group = file.read_row_group(number)
+                group = file.read_row_group(number, use_threads=_THREADS)
                 writer.write_table(group.cast(schema), row_group_size=max(1, len(group)))
 
 
@@ -96,7 +99,8 @@ def read_rows(file: BinaryIO | Path) -> Iterator[Row]:
     names = ["id", "split", "label", "source_path", "data", "group"]
     present = [name for name in names if name in stored.schema_arrow.names]
     for number in range(stored.num_row_groups):
-        for row in stored.read_row_group(number, columns=present).to_pylist():
+        group = stored.read_row_group(number, columns=present, use_threads=_THREADS)
+        for row in group.to_pylist():
             yield Row(**{"source_path": ""} | row)
 
 
