@@ -19,6 +19,8 @@ from orchestrator import environment
 class PlainTrainer(TorchTrainer):  # type: ignore[misc]  # ray ships no types
     """Nobody serves data sets of Ray Data: gangs read their own data."""
 
+    _own = False
+
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()
         return [one for one in callbacks if not isinstance(one, DatasetsCallback)]
@@ -37,8 +39,6 @@ class PlainTrainer(TorchTrainer):  # type: ignore[misc]  # ray ships no types
         gang = controller.remote(said, **words)
         ray.get(gang.run.remote())
         return ray.get(gang.get_result.remote())
-
-    _own = False
 
 
 class OneMachineTrainer(PlainTrainer):

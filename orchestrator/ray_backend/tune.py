@@ -113,8 +113,8 @@ class PathwayScheduler(FIFOScheduler):  # type: ignore[misc]  # ray ships no typ
                 journal.append({"kind": "stopped", "trial": trial.trial, "why": _why(epoch)})
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Tune would give the process of each trial a runtime environment: AWS's secrets, which it
-        has no use for and Ray's logs would show, and a second start of Python."""
+        """Tune would give the process of each trial a runtime environment: AWS's secrets, for which
+        it has no use, and a second start of Python."""
         kind = trial.get_trainable_cls()
         tune_controller._class_cache._cache.setdefault(kind, ray.remote(kind))
 
