@@ -80,10 +80,13 @@ def endpoint_shown() -> str:
 def _boto_client(settings: S3Settings, attempts: int, pid: int) -> Any:
     del pid  # a forked process must not use its parent's connections
     import boto3
+    import botocore.session
     from botocore.config import Config
 
     _check_endpoint(settings.endpoint)
-    session = boto3.session.Session()
+    core = botocore.session.get_session()
+    session = boto3.session.Session(botocore_session=core)
+    core.register_component("data_loader", _descriptions())
     style = {"addressing_style": "path"} if settings.endpoint else {}
     return session.client(
         "s3",
@@ -97,6 +100,14 @@ def _boto_client(settings: S3Settings, attempts: int, pid: int) -> Any:
             s3=style,
         ),
     )
+
+
+@lru_cache(maxsize=1)
+def _descriptions() -> Any:
+    """Of S3 and its endpoints. Each session would read them anew, for a fifth of a second."""
+    import botocore.session
+
+    return botocore.session.get_session().get_component("data_loader")
 
 
 def _check_endpoint(endpoint: str | None) -> None:
