@@ -105,7 +105,7 @@ def wait_until(process: subprocess.Popen[str], condition: Callable[[], Any]) -> 
             out, err = process.communicate()
             raise AssertionError(f"it ended with exit code {process.returncode}\n{out}\n{err}")
         assert time.monotonic() < deadline
-        time.sleep(0.1)
+        time.sleep(0.2)  # a look at a journal costs up to a hundredth of a second
     return found
 
 

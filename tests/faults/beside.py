@@ -43,7 +43,7 @@ class Beside:
         while not (found := condition()):
             assert not self.over.is_set(), "the study ended too early"
             assert time.monotonic() < deadline
-            time.sleep(0.05)
+            time.sleep(0.2)  # a look costs up to a hundredth of a second
         return found
 
     def stop(self) -> None:

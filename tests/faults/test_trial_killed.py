@@ -14,7 +14,7 @@ from tests.tracked import check_mlflow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 TRIAL = "ray::ImplicitFunc"  # the title of a process in which Tune runs a function
-EPOCHS = 16
+EPOCHS = 12
 SPACE = "search.space={training.learning_rate: {loguniform: [0.0001, 0.01]}}"
 PLAN = ("search.sampler=random", "search.trials=2", SPACE)
 LONG = (f"training.epochs={EPOCHS}", "training.batch_size=8")

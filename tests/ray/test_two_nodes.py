@@ -24,7 +24,7 @@ from tests.studies import (
 from tests.tracked import check_mlflow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-LONG = ("training.epochs=20", "training.batch_size=8", "checkpoints.every_epochs=1000")
+LONG = ("training.epochs=14", "training.batch_size=8", "checkpoints.every_epochs=1000")
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ SMALL = """
 name: capped
 data: {source: digits, limit: 400}
 model: {width: 16, depth: 2, heads: 2, tokenizer: {patch: 4}}
-training: {epochs: 8, batch_size: 20}
+training: {epochs: 8, batch_size: 10}
 resources: {concurrent_trials: 1}
 search:
   trials: 2

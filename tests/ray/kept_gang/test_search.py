@@ -37,7 +37,7 @@ from tests.studies import (
 from tests.tracked import check_mlflow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-EPOCHS = 60  # of the study that is watched: seconds, so that it is not over too soon
+EPOCHS = 40  # of the study that is watched: seconds, so that it is not over too soon
 
 
 @dataclass(frozen=True)
