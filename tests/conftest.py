@@ -1,5 +1,7 @@
 """For all tests: Ray's settings stand before anything imports Ray, as in the command line."""
 
+import atexit
+import os
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +24,10 @@ environment.prepare_ray(local=True)
 environment.PREEMPTION_WATCHER = "0"
 
 import_fast()
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Registered first, called last: or Python would take apart all that was imported, for seconds.
+    atexit.register(os._exit, 0)
 
 # A shell's background command ignores Ctrl-C, and so would all that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -117,26 +117,32 @@ class Gangs:
 
     def _keep_open(self, number: int) -> None:
         empty, error = 0, ""
-        while empty < MAX_EMPTY_RESTARTS:
-            before = self._attempt(number)
-            ended = self._run(number)
-            if ended is None:
-                return
-            error = ended
-            empty = empty + 1 if self._attempt(number) == before else 0
+        try:
+            while empty < MAX_EMPTY_RESTARTS:
+                before = self._attempt(number)
+                ended = self._run(number)
+                if ended is None:
+                    return
+                error = ended
+                empty = empty + 1 if self._attempt(number) == before else 0
+        except Exception as fault:  # nobody would see the thread die, and all would wait for it
+            error = _one_line(fault)
         self._errors[number] = error
 
     def _attempt(self, number: int) -> int:
         """How often the gang has registered."""
+        return int(self._seat(number).get("attempt", 0))
+
+    def _seat(self, number: int) -> Json:
+        """What the mailbox knows of a gang; nothing before it has registered."""
         nobody: dict[int, Json] = {}
-        seats = answer(self.mailbox.seats.remote(), gone=nobody)
-        return int(seats[number]["attempt"]) if number in seats else 0
+        return answer(self.mailbox.seats.remote(), gone=nobody).get(number, {})
 
     def _run(self, number: int) -> str | None:
         """One Ray Train run to its end; None when it was closed, else why it ended."""
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
-        from orchestrator.ray_backend.trainer import OneMachineTrainer, PlainTrainer
+        from orchestrator.ray_backend.trainer import OneMachineTrainer, PlainTrainer, free
 
         wanted = self.resources
         kind = OneMachineTrainer if self.cluster.own else PlainTrainer
@@ -167,6 +173,8 @@ class Gangs:
         try:
             trainer.fit()
         except Exception as error:
+            if self.cluster.own and (places := self._seat(number).get("places")):
+                free(places)
             return _one_line(error)
         return None
 

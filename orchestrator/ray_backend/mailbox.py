@@ -63,6 +63,8 @@ class Seat:
     attempt: int = 0
     workers: list[Json] = field(default_factory=list)
     lease: str | None = None
+    places: str = ""
+    """The id of its placement group."""
 
 
 class Mailbox:
@@ -78,12 +80,12 @@ class Mailbox:
 
     # -- the gang's side ------------------------------------------------------------------------
 
-    async def register(self, gang: int, workers: list[Json]) -> int:
+    async def register(self, gang: int, workers: list[Json], places: str = "") -> int:
         """A gang's workers have started; returns the number of this attempt."""
         seat = self._seats.setdefault(gang, Seat())
         if seat.attempt:
             self._note("gang_lost", gang=gang, attempt=seat.attempt, why=self._why_lost(seat))
-        seat.attempt, seat.workers = seat.attempt + 1, workers
+        seat.attempt, seat.workers, seat.places = seat.attempt + 1, workers, places
         self._note("gang_opened", gang=gang, attempt=seat.attempt, workers=workers)
         lease = self._leases.get(seat.lease or "")
         if lease and lease.outcome is None and not (lease.complained or lease.excused):
@@ -227,11 +229,8 @@ class Mailbox:
         return self._events[number:]
 
     async def seats(self) -> dict[int, Json]:
-        """Each gang's attempt, workers (node, pid by rank) and lease."""
-        return {
-            gang: {"attempt": seat.attempt, "workers": seat.workers, "lease": seat.lease}
-            for gang, seat in self._seats.items()
-        }
+        """Each gang's attempt, workers (node, pid by rank), lease and placement group."""
+        return {gang: vars(seat) for gang, seat in self._seats.items()}
 
     async def close(self) -> None:
         """Let every gang end: the idle ones now, the others at the next boundary."""

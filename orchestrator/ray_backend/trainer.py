@@ -9,9 +9,13 @@ from typing import Any
 import ray
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import (
+    PlacementGroupCleanerCallback,
+)
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from orchestrator import environment
 
@@ -20,10 +24,11 @@ class PlainTrainer(TorchTrainer):  # type: ignore[misc]  # ray ships no types
     """Nobody serves data sets of Ray Data: gangs read their own data."""
 
     _own = False
+    _needless: tuple[type, ...] = (DatasetsCallback,)
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()
-        return [one for one in callbacks if not isinstance(one, DatasetsCallback)]
+        return [one for one in callbacks if not isinstance(one, self._needless)]
 
     def _initialize_and_run_controller(self, **words: Any) -> Any:
         """As Ray does it, but for variables that the controller alone reads.
@@ -43,9 +48,12 @@ class PlainTrainer(TorchTrainer):  # type: ignore[misc]  # ray ships no types
 
 class OneMachineTrainer(PlainTrainer):
     """As above, where there is one machine and never another: no autoscaler is asked for more, and
-    no gang waits until whoever would ask it has started (3 s of a core)."""
+    no gang waits until whoever would ask it has started (3 s of a core). The driver, without which
+    there is no cluster, frees itself what a dead controller leaves reserved (`free`): no process
+    stands by for that."""
 
     _own = True
+    _needless = (DatasetsCallback, PlacementGroupCleanerCallback)
 
     def _initialize_and_run_controller(self, **words: Any) -> Any:
         policy = OneMachinePolicy(self.scaling_config)
@@ -68,3 +76,9 @@ class OneMachinePolicy(FixedScalingPolicy):  # type: ignore[misc]  # ray ships n
 
     def _maybe_send_resource_request(self) -> None:
         """And tells it here what it needs."""
+
+
+def free(places: str) -> None:
+    """Give up the reservation of a gang that is gone, by its id; nothing, where that has been
+    done."""
+    remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(places))))

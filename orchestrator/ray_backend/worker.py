@@ -37,6 +37,7 @@ class Gang:
         """Meet the other workers and register this attempt."""
         import ray.train
         import ray.train.torch
+        from ray.util import get_current_placement_group
 
         torch.set_num_threads(config["threads"])
         keep_freed_memory()
@@ -54,8 +55,10 @@ class Gang:
         me = {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid()}
         dist.all_gather_object(workers, me, group=control)
         all_imported()  # the libraries live as long as the gang
+        places = get_current_placement_group().id.hex()
+        registered = gang.mailbox.register.remote
         gang.attempt = gang.broadcast(
-            lambda: answer(gang.mailbox.register.remote(gang.number, workers), gone=0)
+            lambda: answer(registered(gang.number, workers, places), gone=0)
         )
         return gang
 

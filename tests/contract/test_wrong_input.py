@@ -343,6 +343,7 @@ def test_a_study_of_another_experiment_keeps_its_name(desk: Desk) -> None:
     desk.refuses(Wrong("name of another", told, prepare=prepare))
 
 
+@pytest.mark.slow
 def test_a_study_that_runs_elsewhere_is_left_alone(desk: Desk) -> None:
     with Lease.acquire(
         Store.open(str(desk.folder / "m2pt-studies")), "mine", heartbeat_seconds=1.0

@@ -227,6 +227,8 @@ def test_a_hung_trial_is_ended_and_the_gang_renewed(bench: Bench) -> None:
 
 
 def test_a_killed_controller_of_ray_train_costs_no_epoch(bench: Bench) -> None:
+    from ray.util import placement_group_table
+
     undisturbed = bench.train("undisturbed")
 
     def kill() -> None:
@@ -237,6 +239,8 @@ def test_a_killed_controller_of_ray_train_costs_no_epoch(bench: Bench) -> None:
 
     assert bench.train("no-controller", on_epoch=once(2, kill)) == undisturbed
     assert bench.state("no-controller") == bench.state("undisturbed")
+    groups = placement_group_table().values()
+    assert [group["state"] for group in groups].count("CREATED") == 1  # the dead one's is free
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])

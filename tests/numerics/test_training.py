@@ -267,16 +267,6 @@ def test_clipping_bounds_the_step() -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_training_says_so_and_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numerics, "COMPILE_BACKEND", "aot_eager")
-    compiled = training_of(replace(config_of(Pathway()), numerics=Numerics(compile=True)))
-    eager = training_of(config_of(Pathway()))
-    last, reference = list(compiled.epochs())[-1], list(eager.epochs())[-1]
-    assert 1 <= last.metrics.pop("compile/graphs") <= 8
-    assert last.metrics == pytest.approx(reference.metrics, rel=1e-4)
-
-
-@pytest.mark.slow
 def test_compiled_code_is_forgotten_between_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numerics, "COMPILE_BACKEND", "eager")
     compiled = replace(config_of(epochs=1), numerics=Numerics(compile=True))
@@ -296,7 +286,7 @@ def test_compiled_code_is_forgotten_between_trials(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_inductor_compiles_the_pathway() -> None:
+def test_inductor_compiles_the_pathway_and_says_so() -> None:
     scale = Scale(init=0.1, envelope=Envelope(kind="cosine"))
     config = replace(config_of(Pathway(scale=scale), batch_size=30), model=replace(MODEL, depth=1))
     compiled = training_of(replace(config, numerics=Numerics(compile=True)))
@@ -304,4 +294,5 @@ def test_inductor_compiles_the_pathway() -> None:
     # The envelope moves at every step: had it been compiled in, there would be more graphs.
     assert reports[-1].metrics["compile/graphs"] == reports[0].metrics["compile/graphs"] == 2
     for report, plain in zip(reports, reference, strict=True):
-        assert report.metrics["val/loss"] == pytest.approx(plain.metrics["val/loss"], rel=1e-4)
+        del report.metrics["compile/graphs"]
+        assert report.metrics == pytest.approx(plain.metrics, rel=1e-4)

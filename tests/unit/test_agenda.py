@@ -52,6 +52,7 @@ def test_a_whole_study_confirms_its_best_beside_a_control() -> None:
     assert isinstance(study.next(record), Done)
 
 
+@pytest.mark.slow
 def test_the_answer_is_pure_and_a_new_agenda_agrees() -> None:
     record = Record()
     study = agenda(*SPACE, "search.seeds=2", "search.sampler=tpe")

@@ -148,6 +148,7 @@ def test_pretraining_is_timed_by_its_steps() -> None:
     assert step.measured_batch == 16
 
 
+@pytest.mark.slow
 def test_a_study_moves_what_its_trials_store() -> None:
     config = experiment(
         *TINY, "search.space.pathway.scale.init={uniform: [0.0, 1.0]}", "search.trials=70",

@@ -211,6 +211,7 @@ def test_the_digest_follows_the_content(tmp_path: Path) -> None:
     assert len(load(DataConfig(path)).test) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits", "tones", "shapes", "clips"])
 def test_a_generated_set_reads_the_same_from_parquet(tmp_path: Path, name: str) -> None:
     made = embedded.generate(name)

@@ -98,6 +98,7 @@ def test_every_state_of_a_study_has_a_whole_page(study: str) -> None:
     assert ("This study is not done" in page.text) == (study != "finished")
 
 
+@pytest.mark.slow
 def test_a_finished_study_shows_what_was_compared() -> None:
     files = finished_files()
     text = Page(files["report.html"].decode()).text

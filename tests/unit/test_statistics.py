@@ -100,6 +100,7 @@ def test_a_confidence_that_is_none_is_refused(confidence: float) -> None:
         paired_difference({0: 1.0}, {0: 1.0}, confidence=confidence)
 
 
+@pytest.mark.slow
 @given(VALUES, VALUES)
 def test_swapping_the_arms_mirrors_the_difference(
     ours: dict[int, float], theirs: dict[int, float]
