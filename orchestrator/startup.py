@@ -41,11 +41,11 @@ def run(main: Callable[[], int]) -> int:
     code: list[int] = []
 
     def end() -> None:
-        if code:  # or Python has something to say
-            for stream in (sys.stdout, sys.stderr):
-                with suppress(OSError, ValueError):
-                    stream.flush()
-            os._exit(code[0])
+        with suppress(OSError, ValueError):  # Python says itself that its output cannot be written
+            sys.stdout.flush()
+            sys.stderr.flush()
+            if code:  # or it says what was raised
+                os._exit(code[0])
 
     atexit.register(end)  # the first that is registered is the last that is called
     code.append(main())
