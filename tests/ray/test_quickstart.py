@@ -19,7 +19,7 @@ from tests.studies import check_each_trial_ended_once, events, kill_all, start, 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SHORTER = [
-    *("--set", "data.limit=200", "--set", "training.epochs=4", "--set", "search.trials=8"),
+    *("--set", "data.limit=200", "--set", "training.epochs=4", "--set", "search.trials=4"),
     *(word for name in ("audio", "video", "point")
       for one in ("epochs=1", "data.limit=200")
       for word in ("--set", f"auxiliaries.{name}.pretrain.{one}")),
@@ -71,7 +71,7 @@ def test_all_that_is_planned_is_trained_and_told(quickstart: Quickstart) -> None
     planned = [event for event in happened if event["kind"] == "planned"]
     stages = Counter(event["stage"] for event in planned)
     assert stages.keys() == {"baseline", "search", "confirm", "control"}
-    assert (stages["baseline"], stages["search"], stages["confirm"]) == (3, 8, 2)
+    assert (stages["baseline"], stages["search"], stages["confirm"]) == (3, 4, 2)
     (leader,), (control,) = (
         {event["arm"] for event in planned if event["stage"] == stage}
         for stage in ("confirm", "control")
