@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from orchestrator import clock
@@ -80,8 +80,9 @@ class Mailbox:
 
     # -- the gang's side ------------------------------------------------------------------------
 
-    async def register(self, gang: int, workers: list[Json], places: str = "") -> int:
-        """A gang's workers have started; returns the number of this attempt."""
+    async def register(self, gang: int, workers: list[Json], places: str) -> int:
+        """A gang's workers have started, in the placement group `places` (its id); returns the
+        number of this attempt."""
         seat = self._seats.setdefault(gang, Seat())
         if seat.attempt:
             self._note("gang_lost", gang=gang, attempt=seat.attempt, why=self._why_lost(seat))
@@ -230,7 +231,7 @@ class Mailbox:
 
     async def seats(self) -> dict[int, Json]:
         """Each gang's attempt, workers (node, pid by rank), lease and placement group."""
-        return {gang: vars(seat) for gang, seat in self._seats.items()}
+        return {gang: asdict(seat) for gang, seat in self._seats.items()}
 
     async def close(self) -> None:
         """Let every gang end: the idle ones now, the others at the next boundary."""

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from orchestrator import cli, startup
+from orchestrator import cli
 from orchestrator.storage.folder import FolderStore
 from orchestrator.storage.lease import Lease
 from orchestrator.tracking.runs import Runs
@@ -95,4 +95,4 @@ def start_elsewhere(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(startup.run(main))
+    sys.exit(main())

@@ -57,7 +57,7 @@ class Watch:
                 for one in [driver, *driver.children(recursive=True)]:
                     self._look(one)
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(3)
+                self._process.wait(1)
 
     def _look(self, one: Any) -> None:
         with suppress(psutil.Error):

@@ -31,7 +31,7 @@ def kinds(box: Mailbox) -> list[str]:
 def test_a_lease_passes_through() -> None:
     async def story() -> None:
         box = new()
-        attempt = await box.register(GANG, [{"pid": 1}])
+        attempt = await box.register(GANG, [{"pid": 1}], "")
         assert await box.current(GANG, attempt) is None
         await box.submit("a", {"x": 1})
         turn = await box.current(GANG, attempt)
@@ -52,11 +52,11 @@ def test_a_lease_passes_through() -> None:
 def test_a_new_attempt_finds_the_lease_and_the_old_one_is_stale() -> None:
     async def story() -> None:
         box = new()
-        first = await box.register(GANG, [])
+        first = await box.register(GANG, [], "")
         await box.submit("a", {"retries": {"worker": 1}})
         await box.current(GANG, first)
         await box.report(call(first, "a"), 0, {"epoch": 1}, False)
-        second = await box.register(GANG, [])
+        second = await box.register(GANG, [], "")
         turn = await box.current(GANG, second)
         assert isinstance(turn, dict)
         assert (turn["reported"], turn["attempt"]) == (1, 2)
@@ -72,10 +72,10 @@ def test_a_new_attempt_finds_the_lease_and_the_old_one_is_stale() -> None:
 def test_a_dead_gangs_pending_call_swallows_nothing() -> None:
     async def story() -> None:
         box = new()
-        first = await box.register(GANG, [])
+        first = await box.register(GANG, [], "")
         pending = asyncio.ensure_future(box.current(GANG, first))  # its caller has died
         await asyncio.sleep(0.01)
-        second = await box.register(GANG, [])
+        second = await box.register(GANG, [], "")
         await box.submit("a", {})
         assert await pending == "stale"
         turn = await box.current(GANG, second)
@@ -90,9 +90,9 @@ def test_a_trial_that_breaks_every_gang_is_given_up() -> None:
         box = new()
         await box.submit("a", {"retries": {"worker": 1}})
         for _ in range(2):
-            attempt = await box.register(GANG, [])
+            attempt = await box.register(GANG, [], "")
             await box.current(GANG, attempt)
-        attempt = await box.register(GANG, [])
+        attempt = await box.register(GANG, [], "")
         kind, outcome = await box.read("a", 0)
         assert kind == "outcome"
         assert outcome == {
@@ -111,7 +111,7 @@ def test_retries_are_counted_by_kind_of_failure() -> None:
     async def story() -> None:
         box = new()
         await box.submit("a", {"retries": {"hang": 1, "storage": 1}})
-        attempt = await box.register(GANG, [])
+        attempt = await box.register(GANG, [], "")
         for kind in ("hang", "storage"):
             await box.current(GANG, attempt)
             await box.complain(call(attempt, "a"), "a story", kind)
@@ -128,7 +128,7 @@ def test_of_several_workers_the_one_that_knows_is_believed() -> None:
     async def story() -> None:
         box = new()
         await box.submit("a", {"retries": {"worker": 1}})
-        attempt = await box.register(GANG, [])
+        attempt = await box.register(GANG, [], "")
         await box.current(GANG, attempt)
         await box.complain(call(attempt, "a"), "connection closed by peer", "worker")
         await box.complain(call(attempt, "a"), "FloatingPointError: loss is nan", "not_finite")
@@ -139,7 +139,7 @@ def test_of_several_workers_the_one_that_knows_is_believed() -> None:
             "failure": "not_finite",
             "error": "not finite: FloatingPointError: loss is nan",
         }
-        assert await box.register(GANG, [])
+        assert await box.register(GANG, [], "")
         assert await box.current(GANG, attempt + 1) is None
 
     run(story())
@@ -148,7 +148,7 @@ def test_of_several_workers_the_one_that_knows_is_believed() -> None:
 def test_a_report_at_a_rung_waits_for_the_decision() -> None:
     async def story() -> None:
         box = new()
-        attempt = await box.register(GANG, [])
+        attempt = await box.register(GANG, [], "")
         for name, decide in (("go-on", box.proceed("go-on", 0)), ("halt", box.stop("halt"))):
             await box.submit(name, {})
             await box.current(GANG, attempt)
@@ -165,7 +165,7 @@ def test_a_report_at_a_rung_waits_for_the_decision() -> None:
 def test_an_orphan_is_stopped_and_its_owner_may_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         box = new()
-        attempt = await box.register(GANG, [])
+        attempt = await box.register(GANG, [], "")
         await box.submit("a", {"x": 1})
         await box.current(GANG, attempt)
         monkeypatch.setattr(module, "ORPHAN_SECONDS", -1.0)
@@ -184,7 +184,7 @@ def test_an_orphan_is_stopped_and_its_owner_may_come_back(monkeypatch: pytest.Mo
 def test_leases_are_given_in_order_to_whichever_gang_is_free() -> None:
     async def story() -> None:
         box = new()
-        attempts = {gang: await box.register(gang, []) for gang in (0, 1)}
+        attempts = {gang: await box.register(gang, [], "") for gang in (0, 1)}
         for name in ("a", "b", "c"):
             await box.submit(name, {})
         taken = [await box.current(gang, attempts[gang]) for gang in (1, 0)]
@@ -202,15 +202,15 @@ def test_a_machine_that_was_announced_to_leave_spends_no_attempt() -> None:
         box = new()
         await box.submit("a", {})
         for _ in range(3):
-            attempt = await box.register(GANG, [])
+            attempt = await box.register(GANG, [], "")
             assert isinstance(await box.current(GANG, attempt), dict)
             await box.excuse(call(attempt, "a"))
             await box.complain(call(attempt, "a"), "connection closed by peer", "worker")
-        attempt = await box.register(GANG, [])
+        attempt = await box.register(GANG, [], "")
         assert isinstance(await box.current(GANG, attempt), dict)
         assert "attempt_failed" not in kinds(box)
         assert await box.asked_to_stop(call(attempt, "a")) == "go"
-        await box.register(GANG, [])  # this time without a word
+        await box.register(GANG, [], "")  # this time without a word
         assert kinds(box).count("attempt_failed") == 1
 
     run(story())
